@@ -1,0 +1,245 @@
+"""One pass of a stage: read a batch, decide, store once, send, mark, commit."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from chassis import outbox, plan
+from chassis.clock import monotonic, utc_now
+from chassis.failpoints import reach
+from chassis.faults import Bug, Transient, backoff, is_data_fault, is_transient
+from chassis.fold import Fold, Input
+from chassis.roots import new_batch_id
+from chassis.inbox import digest_of, seen_before
+from chassis.log import get_logger
+from chassis.message import PassedOver, Poison, Writer, read
+from chassis.metrics import StageMetrics
+from chassis.plan import Plan
+from chassis.postgres import Database, Tx
+from chassis.stage import Stage
+from chassis.step import Event
+from chassis.transport import Outgoing, Place, Publisher, Reader, Record
+from chassis.vault import SealRecord
+
+RETRY_FOR = 60.0
+"""Seconds after which a pass gives its records back, so that the consumer keeps polling its group."""
+
+
+class Pass:
+    """Handles batches for one stage; safe to cancel at any point, nothing is lost."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        database: Database,
+        publisher: Publisher,
+        seal: SealRecord,
+        metrics: StageMetrics,
+    ) -> None:
+        self._stage, self._database, self._publisher = stage, database, publisher
+        self._seal, self._metrics = seal, metrics
+        self._writer = Writer(stage.name)
+        self._handled = stage.handled
+        self._log = get_logger(stage=stage.name)
+        self._unblocking: set[asyncio.Task[None]] = set()
+        self._blocked: dict[Place, int] = {}
+
+    async def __call__(self, records: Sequence[Record], reader: Reader) -> None:
+        """Handle a batch to its end: stored, sent and committed, or given back to be read again."""
+        started = monotonic()
+        for wait in backoff():
+            try:
+                await self._handle(records, reader)
+            except Exception as error:
+                if not is_transient(error):
+                    self._log.error("pass_failed", error=type(error).__name__, exc_info=error)
+                self._metrics.retried(type(error).__name__)
+                self._log.warning("pass_retried", error=type(error).__name__, wait_s=round(wait, 2))
+                if monotonic() - started > RETRY_FOR:
+                    reader.rewind({place: first for place, (first, _) in span(records).items()})
+                    return
+                await asyncio.sleep(wait)
+            else:
+                self._metrics.passed(len(records), monotonic() - started)
+                return
+
+    async def _handle(self, records: Sequence[Record], reader: Reader) -> None:
+        try:
+            await self._store_and_send(records)
+        except Bug as bug:
+            await self._around(bug, records, reader)
+            return
+        except Exception as error:
+            if not is_data_fault(error):
+                raise
+            await self._bisect(records, reader, error)
+            return
+        await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
+        await reach("after_commit")
+
+    async def _bisect(self, records: Sequence[Record], reader: Reader, error: Exception) -> None:
+        """PostgreSQL refused the data of one record: find it, quarantine it, spare its neighbours."""
+        if len(records) > 1:
+            middle = len(records) // 2
+            await self._handle(records[:middle], reader)
+            await self._handle(records[middle:], reader)
+            return
+        refused = Poison("database_refused", f"{type(error).__name__}: the database refused the data")
+        await self._store_and_send(records, {0: refused})
+        await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
+
+    async def _around(self, bug: Bug, records: Sequence[Record], reader: Reader) -> None:
+        """A decision raised: block its partition at that record, handle everything else."""
+        place = Place(bug.topic, bug.partition)
+        self._block(place, bug, reader)
+        rest = [
+            record
+            for record in records
+            if (record.topic, record.partition) != place or record.offset < bug.offset
+        ]
+        if rest:
+            await self._handle(rest, reader)
+
+    def _block(self, place: Place, bug: Bug, reader: Reader) -> None:
+        times = self._blocked.get(place, 0)
+        self._blocked[place] = times + 1
+        wait = min(2.0**times, 60.0)
+        self._metrics.blocked(place, blocked=True)
+        self._log.error(
+            "decision_raised",
+            topic=bug.topic,
+            partition=bug.partition,
+            offset=bug.offset,
+            error=type(bug.cause).__name__,
+            retry_in_s=wait,
+            exc_info=bug.cause,
+        )
+        reader.block(place, bug.offset)
+        task = asyncio.create_task(self._unblock_later(place, wait, reader))
+        self._unblocking.add(task)
+        task.add_done_callback(self._unblocking.discard)
+
+    async def _unblock_later(self, place: Place, wait: float, reader: Reader) -> None:
+        await asyncio.sleep(wait)
+        self._metrics.blocked(place, blocked=False)
+        reader.unblock(place)
+
+    async def _store_and_send(
+        self, records: Sequence[Record], condemned: dict[int, Poison] | None = None
+    ) -> None:
+        readable = [read(record, self._handled) for record in records]
+        for index, poison in (condemned or {}).items():
+            readable[index] = poison
+        if all(isinstance(item, PassedOver) for item in readable):
+            return
+        current = Plan(new_batch_id(), utc_now())
+        async with self._database.transaction() as tx:
+            resend = await self._decide(tx, current, records, readable)
+            await reach("before_store")
+            await plan.write(tx, current, self._stage.phase)
+        await reach("after_store")
+        await self._send(current, resend)
+        self._metrics.decided(current)
+
+    async def _decide(
+        self,
+        tx: Tx,
+        current: Plan,
+        records: Sequence[Record],
+        readable: Sequence[Event[Any] | Poison | PassedOver],
+    ) -> list[int]:
+        fold = Fold(self._stage, self._writer, current, self._seal)
+        inputs, repeated = _distinct(records, readable)
+        seen = await seen_before(tx, [item.event.uid for item in inputs])
+        fresh = [item for item in inputs if item.event.uid not in seen]
+        repeated += [item for item in inputs if item.event.uid in seen]
+        keys = list({item.event.key for item in fresh})
+        if keys:
+            current.entities = await plan.load(tx, keys, self._stage.state)
+            await self._expect_parked(tx, fold, keys)
+        for record, item in zip(records, readable, strict=True):
+            if isinstance(item, Poison):
+                fold.quarantine(record, item)
+        policy = self._stage.policy
+        if self._stage.prepare is not None and fresh:
+            deciding = [*(item.event for item in fresh), *fold.waiting_events]
+            policy = await self._stage.prepare(tx, deciding, policy)
+        fold.decide_all(fresh, policy)
+        first_digest = {item.event.uid: digest_of(item.record.value) for item in inputs}
+        for item in repeated:
+            known = seen[item.event.uid].digest if item.event.uid in seen else None
+            expected = first_digest[item.event.uid] if known is None else known
+            if digest_of(item.record.value) != expected:
+                reuse = Poison("id_reuse", "this id was used before for other content", item.event.key)
+                fold.quarantine(item.record, reuse, item.event)
+        fold.finish()
+        self._metrics.repeated(len(repeated))
+        return sorted({known.batch for known in seen.values() if known.unpublished})
+
+    async def _expect_parked(self, tx: Tx, fold: Fold, keys: list[str]) -> None:
+        """Waiting inputs matter when their case appears, or when their time is up."""
+        parked = await plan.parked_for(tx, keys)
+        if not parked:
+            return
+        events = {}
+        for item in parked:
+            event = read(item.record, self._handled)
+            if isinstance(event, Event):
+                events[item.uid] = event
+        fold.expect([item for item in parked if item.uid in events], events)
+
+    async def _send(self, current: Plan, resend: Sequence[int]) -> None:
+        batches = [*resend]
+        messages: list[Outgoing] = []
+        if resend:
+            async with self._database.session() as tx:
+                messages += await outbox.messages_of(tx, resend)
+        messages += current.outgoing
+        if current.outgoing:
+            batches.append(current.batch)
+        if not messages:
+            return
+        await self._publish(messages)
+        await reach("after_publish")
+        async with self._database.session() as tx:
+            await outbox.mark_published(tx, batches)
+
+    async def _publish(self, messages: Sequence[Outgoing]) -> None:
+        started = monotonic()
+        for wait in backoff():
+            try:
+                await self._publisher.publish(messages)
+            except Transient as error:
+                self._metrics.retried("publish")
+                self._log.warning("publish_retried", error=str(error), wait_s=round(wait, 2))
+                if monotonic() - started > RETRY_FOR / 2:
+                    raise
+                await asyncio.sleep(wait)
+            else:
+                return
+
+
+def _distinct(
+    records: Sequence[Record], readable: Sequence[Event[Any] | Poison | PassedOver]
+) -> tuple[list[Input], list[Input]]:
+    """Separate the first sight of each event in this batch from its repetitions."""
+    first: dict[object, Input] = {}
+    repeated: list[Input] = []
+    for record, item in zip(records, readable, strict=True):
+        if isinstance(item, Event):
+            candidate = Input(record, item)
+            if item.uid in first:
+                repeated.append(candidate)
+            else:
+                first[item.uid] = candidate
+    return list(first.values()), repeated
+
+
+def span(records: Sequence[Record]) -> dict[Place, tuple[int, int]]:
+    """Give the first and last offset of each partition in a batch."""
+    spans: dict[Place, tuple[int, int]] = {}
+    for record in records:
+        place = Place(record.topic, record.partition)
+        first, last = spans.get(place, (record.offset, record.offset))
+        spans[place] = (min(first, record.offset), max(last, record.offset))
+    return spans

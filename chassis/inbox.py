@@ -1,0 +1,32 @@
+"""Seen once: which inputs this stage has handled, and how each ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from uuid import UUID
+
+from chassis.postgres import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An input that was handled before: in which batch, with which content, sent or not."""
+
+    batch: int
+    digest: int
+    unpublished: bool
+
+
+def digest_of(value: bytes | None) -> int:
+    """Fingerprint a value in 63 bits, to notice that an id was used for other content."""
+    return int.from_bytes(blake2b(value or b"", digest_size=8).digest(), "big") >> 1
+
+
+async def seen_before(tx: Tx, event_ids: Sequence[UUID]) -> dict[UUID, Seen]:
+    """Find which of these inputs were handled already."""
+    rows = await tx.fetch(
+        "select event_id, batch, digest, u.batch is not null as unpublished"
+        " from inbox left join unpublished u using (batch) where event_id = any($1::uuid[])",
+        event_ids,
+    )
+    return {row["event_id"]: Seen(row["batch"], row["digest"], row["unpublished"]) for row in rows}

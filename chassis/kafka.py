@@ -1,0 +1,477 @@
+"""Kafka: the only place that builds brokers, consumers and producers, with the settings that lose nothing.
+
+FastStream runs the subscription. Its batch subscriber sleeps `batch_timeout_ms` after every empty
+poll, so a record that comes just then waits for nothing (p99 of 200 ms at 50 events/s, measured);
+`_PromptSubscriber` polls again instead. Decision 11 has the figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaConnectionError,
+    KafkaError,
+)
+from faststream.kafka import KafkaBroker
+from faststream.kafka.subscriber.usecase import BatchSubscriber
+from faststream.message import StreamMessage
+from faststream.middlewares import AckPolicy
+
+from chassis.clock import monotonic
+from chassis.faults import Misconfigured, Transient
+from chassis.log import get_logger
+from chassis.transport import Handler, Outgoing, Place, Record, partition_for
+from schemas.topics import BY_NAME, TOPICS, Topic
+
+MAX_BATCH = 1000
+PUBLISH_WITHIN = 20.0
+_BATCH_BYTES = 512 * 1024
+_log = get_logger(part="kafka")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where Kafka is, and a prefix that sets worlds apart on one cluster (tests, demos)."""
+
+    bootstrap: str
+    prefix: str = ""
+
+
+# ------------------------------------------------------------------ topics
+
+
+async def apply_topics(connection: Connection, topics: Sequence[Topic] = TOPICS) -> list[str]:
+    """Create missing topics and add missing partitions; returns what was done."""
+    admin = await _admin(connection)
+    try:
+        existing = {entry["topic"]: entry for entry in await admin.describe_topics()}
+        missing = [topic for topic in topics if connection.prefix + topic.name not in existing]
+        if missing:
+            # Three copies where there are three brokers, and an acknowledgement means two have it.
+            copies = min(3, len((await admin.describe_cluster())["brokers"]))
+            safety = {"min.insync.replicas": str(max(1, copies - 1))}
+            await admin.create_topics(
+                [
+                    NewTopic(
+                        connection.prefix + topic.name,
+                        topic.partitions,
+                        copies,
+                        topic_configs={**topic.settings, **safety},
+                    )
+                    for topic in missing
+                ]
+            )
+        grown = await _grow(admin, connection, topics, existing)
+    finally:
+        await admin.close()
+    return [f"created {topic.name}" for topic in missing] + grown
+
+
+async def _grow(
+    admin: AIOKafkaAdminClient,
+    connection: Connection,
+    topics: Sequence[Topic],
+    existing: Mapping[str, Any],
+) -> list[str]:
+    small = [
+        topic
+        for topic in topics
+        if (entry := existing.get(connection.prefix + topic.name))
+        and len(entry["partitions"]) < topic.partitions
+    ]
+    if small:
+        await admin.create_partitions(
+            {connection.prefix + topic.name: NewPartitions(topic.partitions) for topic in small}
+        )
+    return [f"grew {topic.name} to {topic.partitions} partitions" for topic in small]
+
+
+async def check_topics(connection: Connection, names: Sequence[str] | None = None) -> list[str]:
+    """Compare the cluster's topics with `schemas/topics.py`; returns one line per difference."""
+    wanted = [BY_NAME[name] for name in names] if names is not None else list(TOPICS)
+    admin = await _admin(connection)
+    try:
+        existing = {entry["topic"]: entry for entry in await admin.describe_topics()}
+        faults = [
+            fault
+            for topic in wanted
+            for fault in _shape_faults(topic, existing.get(connection.prefix + topic.name))
+        ]
+        present = [topic for topic in wanted if connection.prefix + topic.name in existing]
+        faults += await _setting_faults(admin, connection, present)
+    finally:
+        await admin.close()
+    return faults
+
+
+def _shape_faults(topic: Topic, entry: Mapping[str, Any] | None) -> list[str]:
+    if entry is None:
+        return [f"topic {topic.name} is missing: run `hotline topics apply`"]
+    if len(entry["partitions"]) < topic.partitions:
+        return [
+            f"topic {topic.name} has {len(entry['partitions'])} partitions, {topic.partitions} are declared:"
+            " run `hotline topics apply`"
+        ]
+    return []
+
+
+async def _setting_faults(
+    admin: AIOKafkaAdminClient, connection: Connection, topics: Sequence[Topic]
+) -> list[str]:
+    resources = [
+        ConfigResource(ConfigResourceType.TOPIC, connection.prefix + topic.name) for topic in topics
+    ]
+    if not resources:
+        return []
+    found: dict[str, dict[str, str]] = {}
+    for response in await admin.describe_configs(resources):
+        for resource in response.resources:
+            found[resource[3]] = {entry[0]: entry[1] for entry in resource[4]}
+    return [
+        f"topic {topic.name}: {name} is {have.get(name)!r}, declared {value!r}"
+        for topic in topics
+        for have in [found.get(connection.prefix + topic.name, {})]
+        for name, value in topic.settings.items()
+        if have.get(name) != value and name in ("cleanup.policy", "message.timestamp.type")
+    ]
+
+
+async def _admin(connection: Connection) -> AIOKafkaAdminClient:
+    admin = AIOKafkaAdminClient(bootstrap_servers=connection.bootstrap, request_timeout_ms=15000)
+    try:
+        await admin.start()
+    except KafkaConnectionError as error:
+        with suppress(Exception):
+            await admin.close()
+        raise Transient(f"kafka is not reachable at {connection.bootstrap}") from error
+    return admin
+
+
+# ------------------------------------------------------------------ publishing
+
+
+class KafkaPublisher:
+    """Sends whole batches per partition with the idempotent producer; rebuilds it when it breaks."""
+
+    def __init__(self, connection: Connection, client_id: str) -> None:
+        self._connection, self._client_id = connection, client_id
+        self._producer: AIOKafkaProducer | None = None
+        self._partitions: dict[str, tuple[float, int]] = {}
+        self._one_at_a_time = asyncio.Lock()
+        self.rebuilt = 0
+
+    async def start(self) -> None:
+        """Connect; raises Transient when Kafka is away."""
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._connection.bootstrap,
+            client_id=self._client_id,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            max_batch_size=_BATCH_BYTES,
+            max_request_size=1 << 20,
+            request_timeout_ms=15000,
+        )
+        try:
+            await producer.start()
+        except (KafkaError, OSError) as error:
+            await _abandon(producer)
+            raise Transient(f"kafka is not reachable at {self._connection.bootstrap}") from error
+        self._producer = producer
+
+    async def stop(self, within: float = 5.0) -> None:
+        """Close, giving what is under way a moment; the outbox keeps what is not acknowledged."""
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            await _abandon(producer, within)
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Return when every message is acknowledged, in order per partition; raises Transient."""
+        async with self._one_at_a_time:
+            if self._producer is None:
+                await self.start()
+            try:
+                async with asyncio.timeout(PUBLISH_WITHIN):
+                    await self._send(messages)
+            except (TimeoutError, KafkaError, OSError) as error:
+                self.rebuilt += 1
+                broken, self._producer = self._producer, None
+                if broken is not None:
+                    await _abandon(broken, 1.0)
+                raise Transient(f"publishing failed: {type(error).__name__}: {error}") from error
+
+    async def _send(self, messages: Sequence[Outgoing]) -> None:
+        by_place: dict[TopicPartition, list[Outgoing]] = defaultdict(list)
+        for message in messages:
+            topic = self._connection.prefix + message.topic
+            partition = partition_for(message.key, await self._count(topic))
+            by_place[TopicPartition(topic, partition)].append(message)
+        acknowledged = []
+        for place, queue in by_place.items():
+            acknowledged += await self._send_to(place, queue)
+        await asyncio.gather(*acknowledged)
+
+    async def _send_to(self, place: TopicPartition, queue: Sequence[Outgoing]) -> list[Any]:
+        producer = self._producer
+        assert producer is not None
+        futures = []
+        batch = producer.create_batch()
+        for message in queue:
+            while not batch.append(
+                key=message.key, value=message.value, timestamp=None, headers=message.headers
+            ):
+                if batch.record_count() == 0:
+                    raise Misconfigured(f"a message for {place.topic} is larger than {_BATCH_BYTES} bytes")
+                futures.append(await self._submit(producer, batch, place))
+                batch = producer.create_batch()
+        futures.append(await self._submit(producer, batch, place))
+        return futures
+
+    async def _submit(self, producer: AIOKafkaProducer, batch: Any, place: TopicPartition) -> Any:
+        batch.close()
+        return await producer.send_batch(batch, place.topic, partition=place.partition)
+
+    async def _count(self, topic: str) -> int:
+        """Count a topic's partitions; looked up again every minute, so growth is noticed."""
+        known = self._partitions.get(topic)
+        if known is not None and monotonic() - known[0] < 60:
+            return known[1]
+        assert self._producer is not None
+        count = len(await self._producer.partitions_for(topic))
+        self._partitions[topic] = (monotonic(), count)
+        return count
+
+
+async def _abandon(client: AIOKafkaProducer | AIOKafkaConsumer, within: float = 2.0) -> None:
+    """Stop a client, by force after `within` seconds: an idempotent flush can hang for ever."""
+    try:
+        async with asyncio.timeout(within):
+            await client.stop()
+    except (TimeoutError, KafkaError, OSError):
+        sender = getattr(client, "_sender", None)
+        with suppress(Exception):
+            if sender is not None and sender.sender_task is not None:
+                sender.sender_task.cancel()
+            async with asyncio.timeout(1.0):
+                await client.client.close()
+
+
+# ------------------------------------------------------------------ consuming
+
+
+class _PromptSubscriber(BatchSubscriber):
+    """FastStream's batch subscriber without the sleep, and with an adaptive collect window."""
+
+    __slots__ = ()
+    collect_seconds = 0.004
+    busy: dict[int, bool] = {}  # noqa: RUF012 - per consumer, and the parent's slots allow no attribute
+
+    async def get_msg(self, consumer: AIOKafkaConsumer) -> tuple[Any, ...]:
+        while self.running:
+            polled = await consumer.getmany(timeout_ms=1000, max_records=MAX_BATCH)
+            progress = _progress.get(id(consumer))
+            if progress is not None:
+                progress.polled_at = monotonic()
+            if not polled:
+                self.busy[id(consumer)] = False
+                continue
+            records = list(chain(*polled.values()))
+            if self.busy.get(id(consumer)) and len(records) < MAX_BATCH:
+                await asyncio.sleep(self.collect_seconds)
+                more = await consumer.getmany(timeout_ms=0, max_records=MAX_BATCH - len(records))
+                records += chain(*more.values())
+            self.busy[id(consumer)] = len(records) > 2
+            return tuple(records)
+        return ()
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the watchdog looks at: when the consumer last polled, what it holds, what it committed."""
+
+    polled_at: float
+    committed_at: float
+    assigned: frozenset[Place] = frozenset()
+    committed: int = 0
+
+
+_progress: dict[int, Progress] = {}
+
+
+class Subscription(ConsumerRebalanceListener):
+    """One consumer group's reading of some topics: batches of raw records, explicit commits."""
+
+    def __init__(self, connection: Connection, group: str, topics: Sequence[str], handler: Handler) -> None:
+        self._connection, self.group, self._topics = connection, group, list(topics)
+        self._handler = handler
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self.progress = Progress(monotonic(), monotonic())
+        self.broker = KafkaBroker(
+            connection.bootstrap,
+            client_id=f"hotline-{group}",
+            consumer_only=True,
+            allow_auto_create_topics=False,
+            ack_policy=AckPolicy.MANUAL,
+            graceful_timeout=15,
+            apply_types=False,
+            logger=None,
+        )
+        subscriber = self.broker.subscriber(
+            *(connection.prefix + topic for topic in topics),
+            batch=True,
+            max_records=MAX_BATCH,
+            group_id=connection.prefix + group,
+            auto_offset_reset="earliest",
+            no_reply=True,
+            session_timeout_ms=6000,
+            heartbeat_interval_ms=1500,
+            max_poll_interval_ms=300_000,
+            isolation_level="read_committed",
+            partition_assignment_strategy=[RangePartitionAssignor],
+            fetch_max_wait_ms=500,
+            listener=self,
+            parser=_raw,
+            decoder=_undecoded,
+        )
+        subscriber.__class__ = _PromptSubscriber
+        subscriber(self._on_batch)
+        self._subscriber: Any = subscriber
+
+    @property
+    def consumer(self) -> AIOKafkaConsumer:
+        """The client underneath; raises Transient while it is not connected."""
+        if self._subscriber.consumer is None:
+            raise Transient("the consumer is not connected")
+        return self._subscriber.consumer
+
+    async def start(self) -> None:
+        """Join the group and read; raises Transient while Kafka is away."""
+        try:
+            await self.broker.start()
+        except (KafkaError, OSError) as error:
+            raise Transient(f"kafka is not reachable at {self._connection.bootstrap}") from error
+        _progress[id(self.consumer)] = self.progress
+
+    async def stop(self) -> None:
+        """Finish the batch under way, leave the group."""
+        consumer = self._subscriber.consumer
+        with suppress(KafkaError, OSError, TimeoutError):
+            async with asyncio.timeout(20):
+                await self.broker.stop()
+        _progress.pop(id(consumer), None)
+
+    async def _on_batch(self, records: Any) -> None:
+        self._settled.clear()
+        try:
+            await self._handler(self._bare(records), self)
+        finally:
+            self._settled.set()
+
+    def _bare(self, records: Sequence[Any]) -> Sequence[Record]:
+        if not self._connection.prefix:
+            return records
+        cut = len(self._connection.prefix)
+        for record in records:
+            object.__setattr__(record, "topic", record.topic[cut:])
+        return records
+
+    # what a pass may ask of its reader
+
+    async def commit(self, offsets: Mapping[Place, int]) -> None:
+        """Commit exactly these next offsets; a lost assignment is logged, not raised."""
+        try:
+            await self.consumer.commit({self._tp(place): offset for place, offset in offsets.items()})
+        except (CommitFailedError, IllegalStateError) as error:
+            _log.warning("commit_lost", group=self.group, error=type(error).__name__)
+            return
+        self.progress.committed_at = monotonic()
+        self.progress.committed += 1
+
+    def rewind(self, offsets: Mapping[Place, int]) -> None:
+        """Read again from these offsets."""
+        for place, offset in offsets.items():
+            with suppress(IllegalStateError):
+                self.consumer.seek(self._tp(place), offset)
+
+    def block(self, place: Place, offset: int) -> None:
+        """Stop reading a partition at an offset until it is unblocked."""
+        with suppress(IllegalStateError):
+            self.consumer.seek(self._tp(place), offset)
+            self.consumer.pause(self._tp(place))
+
+    def unblock(self, place: Place) -> None:
+        """Read a blocked partition again from where it stopped."""
+        with suppress(IllegalStateError):
+            self.consumer.resume(self._tp(place))
+
+    def _tp(self, place: Place) -> TopicPartition:
+        return TopicPartition(self._connection.prefix + place.topic, place.partition)
+
+    # what the group tells
+
+    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        """Let the batch under way finish before the partitions go to somebody else."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                await self._settled.wait()
+        self.progress.assigned = frozenset()
+
+    async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        """Note what this process reads from now on."""
+        cut = len(self._connection.prefix)
+        self.progress.assigned = frozenset(Place(tp.topic[cut:], tp.partition) for tp in assigned)
+        _log.info("assigned", group=self.group, partitions=len(assigned))
+
+    async def lag(self) -> dict[Place, int]:
+        """Ask Kafka how many records of each assigned partition are not committed yet."""
+        cut = len(self._connection.prefix)
+        tps = [tp for tp in self.consumer.assignment()]
+        if not tps:
+            return {}
+        committed = {tp: await self.consumer.committed(tp) for tp in tps}
+        ends = await self.consumer.end_offsets(tps)
+        starts = await self.consumer.beginning_offsets(tps)
+        return {
+            Place(tp.topic[cut:], tp.partition): max(0, ends[tp] - max(committed[tp] or 0, starts[tp]))
+            for tp in tps
+        }
+
+
+async def _raw(records: tuple[Any, ...]) -> StreamMessage[Any]:
+    """Wrap a batch without looking at it: FastStream's own parser raises on odd headers."""
+    return StreamMessage(raw_message=records, body=b"")
+
+
+async def _undecoded(message: StreamMessage[Any]) -> Any:
+    return message.raw_message
+
+
+def reader(
+    connection: Connection, *topics: str, group: str | None = None, read_committed: bool = True, **settings: Any
+) -> AIOKafkaConsumer:
+    """Build a plain consumer for tools: no automatic commits, from the beginning."""
+    return AIOKafkaConsumer(
+        *(connection.prefix + topic for topic in topics),
+        bootstrap_servers=connection.bootstrap,
+        group_id=connection.prefix + group if group else None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed" if read_committed else "read_uncommitted",
+        **settings,
+    )
+
+

@@ -1,0 +1,62 @@
+"""Said once: the messages of a stage, kept with the state change that caused them."""
+
+from collections.abc import Sequence
+
+from chassis.postgres import Tx
+from chassis.transport import Headers, Outgoing
+
+
+def pack(headers: Headers) -> bytes:
+    """Write headers as one value; the inverse of `unpack`."""
+    return b"\x1e".join(name.encode() + b"\x1f" + value.replace(b"\x1e", b"?") for name, value in headers)
+
+
+def unpack(packed: bytes) -> list[tuple[str, bytes]]:
+    """Read headers that `pack` wrote."""
+    if not packed:
+        return []
+    pairs = (entry.split(b"\x1f", 1) for entry in packed.split(b"\x1e"))
+    return [(name.decode(), value) for name, value in pairs]
+
+
+async def store(tx: Tx, batch: int, messages: Sequence[Outgoing], correlations: Sequence[str | None]) -> None:
+    """Keep messages for the relay; they are sent soon after the commit, in this order."""
+    await tx.execute(
+        "with kept as (insert into outbox (batch, ordinal, topic, key, headers, value, correlation)"
+        " select $1, o, t, k, h, v, c from unnest($2::int[], $3::text[], $4::bytea[], $5::bytea[],"
+        " $6::bytea[], $7::text[]) as rows(o, t, k, h, v, c))"
+        " insert into unpublished (batch, relay) values ($1, true)",
+        batch,
+        list(range(len(messages))),
+        [message.topic for message in messages],
+        [message.key for message in messages],
+        [pack(message.headers) for message in messages],
+        [message.value for message in messages],
+        list(correlations),
+    )
+
+
+async def messages_of(tx: Tx, batches: Sequence[int]) -> list[Outgoing]:
+    """Read the messages of batches again, in the order in which they were said."""
+    rows = await tx.fetch(
+        "select topic, key, headers, value from outbox where batch = any($1::bigint[])"
+        " order by batch, ordinal",
+        batches,
+    )
+    return [Outgoing(row["topic"], row["key"], row["value"], unpack(row["headers"])) for row in rows]
+
+
+async def mark_published(tx: Tx, batches: Sequence[int]) -> None:
+    """Note that Kafka has acknowledged every message of these batches."""
+    await tx.execute("delete from unpublished where batch = any($1::bigint[])", batches)
+
+
+async def claim_unpublished(tx: Tx, stale_before: int, limit: int = 50) -> list[int]:
+    """Lock batches that nobody is sending: those of doors and timers, and what a dead process left."""
+    rows = await tx.fetch(
+        "select batch from unpublished where relay or batch < $1"
+        " order by batch limit $2 for update skip locked",
+        stale_before,
+        limit,
+    )
+    return [row["batch"] for row in rows]

@@ -1,0 +1,254 @@
+"""What one batch will write: collected by the fold, stored in one statement."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from chassis import outbox
+from chassis.faults import ConcurrentWriter
+from chassis.postgres import Tx
+from chassis.step import Task
+from chassis.transport import Outgoing, Record
+from schemas.envelope import Body
+
+
+@dataclass(slots=True)
+class Entity:
+    """A case in memory while its batch is folded: where it stood in the table, where it stands now."""
+
+    key: str
+    state: Body | None = None
+    base: int | None = None
+    version: int = 0
+    sequence: int = 0
+    changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DueTask:
+    """A task whose time has come: its id is the idempotency key towards the outside."""
+
+    task_id: UUID
+    key: str
+    name: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An input that came before its case."""
+
+    uid: UUID
+    key: str
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A record that cannot be handled, with the reason; `sealed` keeps its bytes."""
+
+    quarantine_id: UUID
+    record: Record
+    reason: str
+    explanation: str
+    sealed: bytes
+
+
+@dataclass(slots=True)
+class Plan:
+    """Everything that one pass stores and then sends."""
+
+    batch: int
+    now: datetime
+    inbox: list[tuple[UUID, int, str]] = field(default_factory=list)
+    entities: dict[str, Entity] = field(default_factory=dict)
+    outgoing: list[Outgoing] = field(default_factory=list)
+    correlations: list[str | None] = field(default_factory=list)
+    timers: dict[tuple[str, str], datetime | None] = field(default_factory=dict)
+    tasks: list[tuple[UUID, str, Task]] = field(default_factory=list)
+    parked: list[Parked] = field(default_factory=list)
+    unparked: list[UUID] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
+
+    def say(self, message: Outgoing, correlation: str | None) -> None:
+        """Add a message to what is sent after the commit."""
+        self.outgoing.append(message)
+        self.correlations.append(correlation)
+
+
+async def load(tx: Tx, keys: Sequence[str], state: type[Body]) -> dict[str, Entity]:
+    """Read the entities of these keys as they stand."""
+    rows = await tx.fetch(
+        "select key, version, sequence, document from entities where key = any($1::text[])", keys
+    )
+    return {
+        row["key"]: Entity(
+            row["key"],
+            state.parse(row["document"]),
+            row["version"],
+            row["version"],
+            row["sequence"],
+        )
+        for row in rows
+    }
+
+
+async def parked_for(tx: Tx, keys: Sequence[str]) -> list[Parked]:
+    """Read the inputs that wait for these keys, in the order in which they came."""
+    rows = await tx.fetch(
+        "select event_id, key, topic, message_key, headers, value from parked"
+        " where key = any($1::text[]) order by arrival",
+        keys,
+    )
+    return [Parked(row["event_id"], row["key"], _Kept(row)) for row in rows]
+
+
+class _Kept:
+    """A parked record, read back."""
+
+    partition = -1
+    offset = -1
+    timestamp = 0
+
+    def __init__(self, row: dict[str, object]) -> None:
+        self.topic = str(row["topic"])
+        self.key: bytes | None = row["message_key"]  # type: ignore[assignment]
+        self.value: bytes | None = row["value"]  # type: ignore[assignment]
+        self.headers = outbox.unpack(row["headers"])  # type: ignore[arg-type]
+
+
+_WRITE = """
+with seen as (
+    insert into inbox (event_id, batch, digest, outcome)
+    select e, $1, d, r from unnest($3::uuid[], $4::bigint[], $5::text[]) as x(e, d, r)
+    on conflict do nothing returning 1
+), created as (
+    insert into entities (key, version, sequence, phase, document, updated_at)
+    select k, v, s, p, j::json, $2
+    from unnest($6::text[], $7::int[], $8::int[], $9::text[], $10::text[]) as x(k, v, s, p, j)
+    on conflict do nothing returning 1
+), moved as (
+    update entities set version = v, sequence = s, phase = p, document = j::json, updated_at = $2
+    from unnest($11::text[], $12::int[], $13::int[], $14::text[], $15::text[], $16::int[])
+        as x(k, v, s, p, j, base)
+    where key = k and version = base returning 1
+), said as (
+    insert into outbox (batch, ordinal, topic, key, headers, value, correlation)
+    select $1, o, t, k, h, b, c
+    from unnest($17::int[], $18::text[], $19::bytea[], $20::bytea[], $21::bytea[], $22::text[])
+        as x(o, t, k, h, b, c)
+), pending as (
+    insert into unpublished (batch, relay) select $1, false where cardinality($17::int[]) > 0
+), timed as (
+    insert into timers (key, name, due_at)
+    select k, n, d from unnest($23::text[], $24::text[], $25::timestamptz[]) as x(k, n, d)
+    on conflict (key, name) do update set due_at = excluded.due_at
+), untimed as (
+    delete from timers using unnest($26::text[], $27::text[]) as x(k, n) where key = k and name = n
+)
+select (select count(*) from seen) as seen, (select count(*) from created) as created,
+       (select count(*) from moved) as moved
+"""
+
+
+async def write(tx: Tx, plan: Plan, phase: Callable[[Any], str]) -> None:
+    """Store a plan; raises ConcurrentWriter when another process handled or changed the same."""
+    changed = [entity for entity in plan.entities.values() if entity.changed]
+    new = [entity for entity in changed if entity.base is None]
+    old = [entity for entity in changed if entity.base is not None]
+    row = await tx.fetchrow(
+        _WRITE,
+        plan.batch,
+        plan.now,
+        *_columns(plan.inbox, 3),
+        *_entity_columns(new, phase),
+        *_entity_columns(old, phase),
+        [entity.base for entity in old],
+        *_message_columns(plan),
+        *_columns([(*at, due) for at, due in plan.timers.items() if due is not None], 3),
+        *_columns([at for at, due in plan.timers.items() if due is None], 2),
+    )
+    if (row["seen"], row["created"], row["moved"]) != (len(plan.inbox), len(new), len(old)):
+        raise ConcurrentWriter("another process of this stage worked on the same case")
+    await _write_rare(tx, plan)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+def _entity_columns(entities: Sequence[Entity], phase: Callable[[Any], str]) -> list[list[Any]]:
+    return [
+        [entity.key for entity in entities],
+        [entity.version for entity in entities],
+        [entity.sequence for entity in entities],
+        [phase(entity.state) for entity in entities],
+        [entity.state.to_bytes().decode() if entity.state else "null" for entity in entities],
+    ]
+
+
+def _message_columns(plan: Plan) -> list[list[Any]]:
+    messages = plan.outgoing
+    return [
+        list(range(len(messages))),
+        [message.topic for message in messages],
+        [message.key for message in messages],
+        [outbox.pack(message.headers) for message in messages],
+        [message.value for message in messages],
+        plan.correlations,
+    ]
+
+
+async def _write_rare(tx: Tx, plan: Plan) -> None:
+    if plan.tasks:
+        await tx.execute(
+            "insert into tasks (task_id, key, name, due_at, data)"
+            " select i, k, n, d, j::json"
+            " from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[]) as x(i, k, n, d, j)",
+            *_columns(
+                [
+                    (uid, key, task.name, task.due_at, task.data.to_bytes().decode())
+                    for uid, key, task in plan.tasks
+                ],
+                5,
+            ),
+        )
+    if plan.parked:
+        await tx.execute(
+            "insert into parked (event_id, key, topic, message_key, headers, value)"
+            " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[])",
+            *_columns([_parked_row(parked) for parked in plan.parked], 6),
+        )
+    if plan.unparked:
+        await tx.execute("delete from parked where event_id = any($1::uuid[])", plan.unparked)
+    if plan.quarantined:
+        await tx.execute(
+            "insert into quarantine (quarantine_id, topic, partition, record_offset, reason,"
+            " explanation, sealed, first_seen)"
+            " select i, t, p, o, r, x, s, $8 from unnest($1::uuid[], $2::text[], $3::int[],"
+            " $4::bigint[], $5::text[], $6::text[], $7::bytea[]) as q(i, t, p, o, r, x, s)"
+            " on conflict do nothing",
+            *_columns([_quarantine_row(letter) for letter in plan.quarantined], 7),
+            plan.now,
+        )
+
+
+def _parked_row(parked: Parked) -> tuple[Any, ...]:
+    record = parked.record
+    headers = outbox.pack(record.headers)
+    return parked.uid, parked.key, record.topic, record.key, headers, record.value
+
+
+def _quarantine_row(letter: Quarantined) -> tuple[Any, ...]:
+    record = letter.record
+    return (
+        letter.quarantine_id,
+        record.topic,
+        record.partition,
+        record.offset,
+        letter.reason,
+        letter.explanation,
+        letter.sealed,
+    )

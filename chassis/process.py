@@ -1,0 +1,222 @@
+"""The life of a stage's process: start when everything is there, watch itself, stop in time."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import uvloop
+
+from chassis.batch import Pass
+from chassis.clock import monotonic
+from chassis.faults import Misconfigured, Transient, is_transient
+from chassis.health import Health, Server, application
+from chassis.kafka import KafkaPublisher, Subscription, check_topics
+from chassis.log import configure, get_logger
+from chassis.metrics import StageMetrics
+from chassis.postgres import Database, role_of
+from chassis.relay import Relay
+from chassis.settings import Settings, load_settings
+from chassis.stage import Stage
+from chassis.vault import SCHEMA, FileKey, Vault
+
+STOP_WITHIN = 30.0
+EXIT_MISCONFIGURED = 78
+EXIT_STALLED = 70
+
+
+class Process:
+    """One stage, wired to Kafka, PostgreSQL and HTTP."""
+
+    def __init__(self, settings: Settings, build: Callable[[Settings, Vault], Stage]) -> None:
+        self._settings = settings
+        master = FileKey.at(settings.master_key_file)
+        vault_schema = settings.schema_of(SCHEMA)
+        url = settings.database_url.get_secret_value()
+        self._vault_database = Database(url, vault_schema, role=role_of(vault_schema), size=2)
+        self._vault = Vault(self._vault_database, master)
+        self._stage = build(settings, self._vault)
+        schema = settings.schema_of(self._stage.name)
+        self._database = Database(url, schema, role=role_of(schema))
+        self._metrics = StageMetrics(self._stage.name)
+        self._publisher = KafkaPublisher(settings.kafka, f"hotline-{self._stage.name}")
+        self._health = Health(facts=self._facts)
+        self._subscription: Subscription | None = None
+        self._background: list[asyncio.Task[Any]] = []
+        self._stop = asyncio.Event()
+        self._code = 0
+        self._log = get_logger(stage=self._stage.name)
+
+    async def run(self) -> int:
+        """Run until told to stop; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        server = Server(
+            application(self._health, self._metrics.registry),
+            self._settings.http_host,
+            self._settings.http_port,
+            self._settings.port_file,
+        )
+        await server.start()
+        try:
+            await self._until_stopped(self._start())
+            if not self._stop.is_set():
+                await self._until_stopped(self._watch())
+        finally:
+            await self._shut_down()
+            await server.stop()
+        return self._code
+
+    async def _until_stopped(self, work: Any) -> None:
+        task, stopped = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if task.done():
+            task.result()
+            return
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    async def _start(self) -> None:
+        await self._wait_for("postgres", self._open_databases)
+        await self._wait_for("kafka", self._preflight)
+        await self._wait_for("kafka", self._publisher.start)
+        relay = Relay(
+            self._stage, self._database, self._publisher, self._metrics, process=str(os.getpid())
+        )
+        handle = Pass(
+            self._stage, self._database, self._publisher, self._vault.seal_record, self._metrics
+        )
+        self._subscription = Subscription(
+            self._settings.kafka, self._stage.name, self._stage.inputs, handle
+        )
+        await self._wait_for("kafka", self._subscription.start)
+        self._background = relay.run()
+        self._health.ready("start")
+        self._log.info("started", topics=list(self._stage.inputs))
+
+    async def _wait_for(self, part: str, attempt: Callable[[], Any]) -> None:
+        """Try until it works, one clear line every five seconds."""
+        while True:
+            try:
+                await attempt()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                why = str(error) if isinstance(error, Transient) else type(error).__name__
+                self._health.not_ready(part, why)
+                self._log.warning("waiting", part=part, why=why)
+                await asyncio.sleep(5 if part == "kafka" else 2)
+            else:
+                self._health.ready(part)
+                return
+
+    async def _open_databases(self) -> None:
+        for database in (self._database, self._vault_database):
+            await database.close()
+            await database.open()
+            async with database.session() as tx:
+                if await tx.fetchval("select to_regclass('migrations')") is None:
+                    raise Misconfigured(f"schema {database.schema} is empty: run `hotline up` or `hotline migrate`")
+
+    async def _preflight(self) -> None:
+        faults = await check_topics(self._settings.kafka, self._stage.inputs)
+        if faults:
+            raise Misconfigured("; ".join(faults))
+
+    # ------------------------------------------------------------ watching
+
+    async def _watch(self) -> None:
+        """Measure lag; exit when records wait, everything works, and yet nothing moves."""
+        while True:
+            await asyncio.sleep(5)
+            lag = await self._measured_lag()
+            if lag is None or self._subscription is None:
+                continue
+            for place, records in lag.items():
+                self._metrics.lag.labels(self._stage.name, place.topic, str(place.partition)).set(records)
+            idle = monotonic() - self._subscription.progress.committed_at
+            if sum(lag.values()) == 0:
+                self._subscription.progress.committed_at = monotonic()
+            elif idle > self._settings.stalled_after_s and await self._database_answers():
+                self._log.error("stalled", lag=sum(lag.values()), idle_s=round(idle))
+                self._code = EXIT_STALLED
+                return
+
+    async def _measured_lag(self) -> dict[Any, int] | None:
+        assert self._subscription is not None
+        try:
+            async with asyncio.timeout(5):
+                lag = await self._subscription.lag()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            self._health.not_ready("kafka", f"{type(error).__name__} while asking for offsets")
+            return None
+        self._health.ready("kafka")
+        return lag
+
+    async def _database_answers(self) -> bool:
+        try:
+            async with asyncio.timeout(5), self._database.session() as tx:
+                await tx.fetchval("select 1")
+        except Exception as error:
+            self._health.not_ready("postgres", type(error).__name__)
+            return False
+        self._health.ready("postgres")
+        return True
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "stage": self._stage.name,
+            "pid": os.getpid(),
+            "handled": self._metrics.handled_total,
+        }
+        if self._subscription is not None:
+            progress = self._subscription.progress
+            facts["partitions"] = len(progress.assigned)
+            facts["last_poll_s"] = round(monotonic() - progress.polled_at, 1)
+            facts["last_commit_s"] = round(monotonic() - progress.committed_at, 1)
+        return facts
+
+    # ------------------------------------------------------------ stopping
+
+    async def _shut_down(self) -> None:
+        """Finish the batch under way, leave the group, close; by force after a while."""
+        asyncio.get_running_loop().call_later(STOP_WITHIN, _give_up)
+        if self._subscription is not None:
+            await self._subscription.stop()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._publisher.stop()
+        await self._database.close()
+        await self._vault_database.close()
+        self._log.info("stopped", code=self._code)
+
+
+def _give_up() -> None:
+    """Something will not close; what is not committed is read again at the next start."""
+    os._exit(1)
+
+
+def run_stage(build: Callable[[Settings, Vault], Stage], kind: type[Settings] = Settings) -> None:
+    """Run a stage as a process and exit: 0 stopped, 70 stalled, 78 misconfigured."""
+    try:
+        settings = load_settings(kind)
+        configure(settings.log_level)
+        code = uvloop.run(_run(settings, build))
+    except Misconfigured as error:
+        print(f"hotline: {error}", file=sys.stderr)  # noqa: T201 - the last word before exit
+        code = EXIT_MISCONFIGURED
+    sys.stdout.flush()
+    os._exit(code)
+
+
+async def _run(settings: Settings, build: Callable[[Settings, Vault], Stage]) -> int:
+    return await Process(settings, build).run()

@@ -1,0 +1,246 @@
+"""What a stage does beside its consumer: send what doors and timers stored, fire timers, do tasks, prune."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from chassis import outbox
+from chassis.clock import utc_now
+from chassis.failpoints import reach
+from chassis.faults import backoff, is_transient
+from chassis.ids import derived_id, foreign_id
+from chassis.roots import batch_id_at, new_batch_id, new_id
+from chassis.log import get_logger
+from chassis.message import Writer, time_header
+from chassis.metrics import StageMetrics
+from chassis.plan import DueTask
+from chassis.postgres import Database, Tx
+from chassis.stage import Stage
+from chassis.transport import Outgoing, Publisher
+from schemas.envelope import BY_BODY, Body
+from schemas.operations import WatermarkPassed
+
+STALE = timedelta(seconds=30)
+"""A consumer's own batch that is unsent for longer belongs to nobody alive; the relay takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How long rows stay after they have served: inputs seen, messages sent, records quarantined."""
+
+    inbox: timedelta = timedelta(days=15)
+    outbox: timedelta = timedelta(days=15)
+    quarantine: timedelta = timedelta(days=90)
+
+
+class Relay:
+    """The background work of one stage; every loop backs off by itself and never gives up."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        database: Database,
+        publisher: Publisher,
+        metrics: StageMetrics,
+        *,
+        process: str = "-",
+        keep: Keep | None = None,
+    ) -> None:
+        self._stage, self._database, self._publisher = stage, database, publisher
+        self._metrics, self._process, self._keep = metrics, process, keep or Keep()
+        self._writer = Writer(stage.name)
+        self._wake = asyncio.Event()
+        self._log = get_logger(stage=stage.name, part="relay")
+
+    def run(self) -> list[asyncio.Task[None]]:
+        """Start every loop; cancel the tasks to stop."""
+        loops: list[tuple[Callable[[], Awaitable[bool]], float]] = [
+            (self.relay_once, 0.5),
+            (self.fire_timers_once, 0.25),
+            (self.watermark_once, 5.0),
+            (self.prune_once, 60.0),
+        ]
+        if self._stage.workers:
+            loops.append((self.do_tasks_once, 0.1))
+        return [asyncio.create_task(self._loop(work, pause)) for work, pause in loops]
+
+    async def _loop(self, work: Callable[[], Awaitable[bool]], pause: float) -> None:
+        waits = backoff(0.2, 10.0)
+        while True:
+            try:
+                more = await work()
+            except Exception as error:
+                self._log.warning("background_retried", error=type(error).__name__, work=work.__name__)
+                if not is_transient(error):
+                    self._log.error("background_failed", exc_info=error, work=work.__name__)
+                await asyncio.sleep(next(waits))
+                continue
+            waits = backoff(0.2, 10.0)
+            if not more:
+                await self._rest(pause, wakeable=work == self.relay_once)
+
+    async def _rest(self, pause: float, *, wakeable: bool) -> None:
+        if not wakeable:
+            await asyncio.sleep(pause)
+            return
+        try:
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    # ------------------------------------------------------------ sending
+
+    async def accept(self, command: Body, *, uid: UUID | None = None) -> UUID:
+        """Store a command from a door; it reaches the stage's own topic even if Kafka is away now.
+
+        Returns the command's id; the verdict names it as its cause. Raises database errors.
+        """
+        command_id = uid or new_id()
+        message = self._message(command, command_id)
+        async with self._database.transaction() as tx:
+            await outbox.store(tx, new_batch_id(), [message], [None])
+        self._wake.set()
+        return command_id
+
+    async def relay_once(self) -> bool:
+        """Send the batches that no consumer will bring back; tells whether there may be more."""
+        async with self._database.transaction() as tx:
+            batches = await outbox.claim_unpublished(tx, batch_id_at(utc_now() - STALE))
+            if not batches:
+                return False
+            await self._publisher.publish(await outbox.messages_of(tx, batches))
+            await reach("relay_after_publish")
+            await outbox.mark_published(tx, batches)
+        return True
+
+    def _message(self, body: Body, uid: UUID, cause: str | None = None) -> Outgoing:
+        key = str(getattr(body, BY_BODY[type(body)].key))
+        return self._writer.write(
+            body, uid=uid, at=time_header(utc_now()), correlation=key, cause=cause
+        )
+
+    # ------------------------------------------------------------ timers
+
+    async def fire_timers_once(self, limit: int = 1000) -> bool:
+        """Turn timers that are due into commands to the stage itself; tells whether there are more."""
+        async with self._database.transaction() as tx:
+            rows = await tx.fetch(
+                "delete from timers where (key, name) in (select key, name from timers"
+                " where due_at <= $1 order by due_at limit $2 for update skip locked)"
+                " returning key, name, due_at",
+                utc_now(),
+                limit,
+            )
+            if not rows:
+                return False
+            messages = [self._fired(row["key"], row["name"], row["due_at"]) for row in rows]
+            await outbox.store(tx, new_batch_id(), messages, [row["key"] for row in rows])
+        self._wake.set()
+        return len(rows) == limit
+
+    def _fired(self, key: str, name: str, due_at: datetime) -> Outgoing:
+        body = self._stage.timer_fired.model_validate(
+            {"subject": key, "timer": name, "due_at": due_at}
+        )
+        uid = derived_id(foreign_id(self._stage.name, key, due_at), name)
+        return self._message(body, uid)
+
+    # ------------------------------------------------------------ tasks
+
+    async def do_tasks_once(self, limit: int = 200) -> bool:
+        """Do tasks that are due and send their results as commands; tells whether there are more."""
+        async with self._database.transaction() as tx:
+            rows = await tx.fetch(
+                "select task_id, key, name, data from tasks where due_at <= $1"
+                " order by due_at limit $2 for update skip locked",
+                utc_now(),
+                limit,
+            )
+            if not rows:
+                return False
+            tasks = [DueTask(row["task_id"], row["key"], row["name"], row["data"]) for row in rows]
+            messages = await self._work_on(tasks)
+            await reach("task_done")
+            await outbox.store(tx, new_batch_id(), messages, [task.key for task in tasks])
+            await tx.execute(
+                "delete from tasks where task_id = any($1::uuid[])", [task.task_id for task in tasks]
+            )
+        self._wake.set()
+        return len(rows) == limit
+
+    async def _work_on(self, tasks: Sequence[DueTask]) -> list[Outgoing]:
+        messages: list[Outgoing] = []
+        for name, worker in self._stage.workers.items():
+            mine = [task for task in tasks if task.name == name]
+            if mine:
+                results = await worker(mine)
+                messages += [
+                    self._message(result, derived_id(task.task_id, "done"))
+                    for task, result in zip(mine, results, strict=True)
+                ]
+        return messages
+
+    # ------------------------------------------------------------ watermarks and pruning
+
+    async def watermark_once(self) -> bool:
+        """Say up to when every timer has fired and every message is sent."""
+        now = utc_now()
+        async with self._database.session() as tx:
+            row = await tx.fetchrow(
+                "select (select min(due_at) from timers) as timer,"
+                " (select min(batch) from unpublished) as batch,"
+                " (select count(*) from unpublished) as pending"
+            )
+        oldest = _time_of(row["batch"]) if row["batch"] is not None else now
+        self._metrics.outbox_age.set(max(0.0, (now - oldest).total_seconds()))
+        self._metrics.outbox_rows.set(row["pending"])
+        body = WatermarkPassed(
+            group=self._stage.name,
+            process=self._process,
+            timers_through=min(row["timer"] or now, now),
+            outbox_through=min(oldest, now),
+        )
+        await self._publisher.publish([self._message(body, new_id())])
+        return False
+
+    async def prune_once(self) -> bool:
+        """Delete rows that have served their time, a little at a time."""
+        now = utc_now()
+        async with self._database.session() as tx:
+            return await prune(tx, now, self._keep)
+
+
+async def prune(tx: Tx, now: datetime, keep: Keep, limit: int = 20_000) -> bool:
+    """Delete up to `limit` rows of each table that are older than `keep`; tells whether there are more.
+
+    Messages that Kafka has not acknowledged stay, however old.
+    """
+    done: list[Any] = [
+        await tx.execute(
+            "delete from inbox where ctid = any(array(select ctid from inbox where batch < $1 limit $2))",
+            batch_id_at(now - keep.inbox),
+            limit,
+        ),
+        await tx.execute(
+            "delete from outbox where ctid = any(array(select o.ctid from outbox o where batch < $1"
+            " and not exists (select from unpublished u where u.batch = o.batch) limit $2))",
+            batch_id_at(now - keep.outbox),
+            limit,
+        ),
+        await tx.execute(
+            "delete from quarantine where ctid = any(array(select ctid from quarantine"
+            " where first_seen < $1 limit $2))",
+            now - keep.quarantine,
+            limit,
+        ),
+    ]
+    return any(int(status.rpartition(" ")[2]) >= limit for status in done)
+
+
+def _time_of(batch: int) -> datetime:
+    return datetime.fromtimestamp((batch >> 21) / 1000, tz=utc_now().tzinfo)

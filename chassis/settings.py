@@ -1,0 +1,62 @@
+"""What a process reads from its environment; every name begins with `HOTLINE_`."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from chassis.faults import Misconfigured
+from chassis.kafka import Connection
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Settings(BaseSettings):
+    """Where the infrastructure is, and how this process listens."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HOTLINE_", extra="ignore", hide_input_in_errors=True, secrets_dir=None
+    )
+
+    kafka_bootstrap: str = Field(min_length=1)
+    kafka_prefix: str = Field(default="", pattern=r"^[a-z0-9._-]{0,40}$")
+    database_url: SecretStr
+    database_prefix: str = Field(default="", pattern=r"^[a-z0-9_]{0,30}$")
+    master_key_file: Path
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=0, ge=0, le=65535)
+    http_token_file: Path | None = None
+    port_file: Path | None = None
+    log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
+    stalled_after_s: float = Field(default=60, gt=0)
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> Self:
+        if self.http_host not in _LOOPBACK and self.http_token_file is None:
+            raise ValueError("http_host is not loopback: set http_token_file, or listen on 127.0.0.1")
+        return self
+
+    @property
+    def kafka(self) -> Connection:
+        """Where Kafka is."""
+        return Connection(self.kafka_bootstrap, self.kafka_prefix)
+
+    def schema_of(self, part: str) -> str:
+        """Name the PostgreSQL schema of a stage or of the vault in this world."""
+        return f"{self.database_prefix}{part}"
+
+
+def load_settings(kind: type[Settings] = Settings) -> Settings:
+    """Read the environment; raises Misconfigured with one line that names each bad key."""
+    try:
+        return kind()
+    except ValidationError as error:
+        faults = "; ".join(_line(fault) for fault in error.errors(include_url=False, include_input=False))
+        raise Misconfigured(f"settings: {faults}") from None
+
+
+def _line(fault: object) -> str:
+    entry = dict(fault)  # type: ignore[call-overload]
+    name = "_".join(str(part) for part in entry["loc"]).upper()
+    return f"HOTLINE_{name}: {entry['msg']}" if name else str(entry["msg"])

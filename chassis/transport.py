@@ -1,0 +1,101 @@
+"""The port to the log: what the chassis needs of Kafka, no more; `kafka.py` and `memory.py` fill it."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, Protocol, TypeAlias
+
+Headers: TypeAlias = Sequence[tuple[str, bytes]]
+
+
+class Place(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+class Record(Protocol):
+    """A consumed record, as the Kafka client hands it over."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Headers: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message on its way out; `key` also decides the partition."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+    headers: Headers
+
+
+class Publisher(Protocol):
+    """Appends messages to the log."""
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Return when every message is acknowledged, in order per partition; raises Transient."""
+        ...
+
+
+class Reader(Protocol):
+    """The consumer's controls that a pass needs."""
+
+    async def commit(self, offsets: Mapping[Place, int]) -> None:
+        """Commit exactly these next offsets; a lost assignment is logged, not raised."""
+        ...
+
+    def rewind(self, offsets: Mapping[Place, int]) -> None:
+        """Read again from these offsets."""
+        ...
+
+    def block(self, place: Place, offset: int) -> None:
+        """Stop reading a partition at an offset until it is unblocked."""
+        ...
+
+    def unblock(self, place: Place) -> None:
+        """Read a blocked partition again from where it stopped."""
+        ...
+
+
+Handler: TypeAlias = Callable[[Sequence[Record], Reader], Awaitable[None]]
+
+
+@lru_cache(maxsize=1 << 16)
+def partition_for(key: bytes, partitions: int) -> int:
+    """Choose the partition of a key as Kafka's default partitioner does (MurmurHash2, seed 0x9747b28c).
+
+    The same function as the Java client's, so that departments and telephony that write with
+    their own clients put a case on the partition on which the stage's own timers put it.
+    """
+    return (_murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def _murmur2(data: bytes) -> int:
+    length = len(data)
+    m, mask = 0x5BD1E995, 0xFFFFFFFF
+    h = 0x9747B28C ^ length
+    whole = length & ~3
+    for i in range(0, whole, 4):
+        k = int.from_bytes(data[i : i + 4], "little") * m & mask
+        k = (k ^ (k >> 24)) * m & mask
+        h = (h * m & mask) ^ k
+    tail = data[whole:]
+    if tail:
+        h = (h ^ int.from_bytes(tail, "little")) * m & mask
+    h = (h ^ (h >> 13)) * m & mask
+    return h ^ (h >> 15)

@@ -1,0 +1,1 @@
+"""`hotline`: the operator's and developer's command line."""

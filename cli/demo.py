@@ -1,0 +1,125 @@
+"""The main job: a recorded PBX in, told customers out, in a fresh world."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chassis.clock import monotonic, utc_now
+from chassis.kafka import KafkaPublisher
+from cli.people import People
+from cli.tally import Counting
+from cli.traffic import Telephony, generated, recorded
+from cli.world import Place, World
+
+DEMO_TIMES: Mapping[str, str] = {"HOTLINE_RATE_WITHIN": "PT3S", "HOTLINE_SETTLE": "PT1S"}
+"""In the demo customers who stay silent are waited for three seconds instead of seven days."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is played beside the recording."""
+
+    calls: int = 0
+    rate: float = 50.0
+    seed: int = 1
+
+
+class Demo:
+    """Plays the hotline once, from the first ring to the last closed case."""
+
+    def __init__(self, folder: Path, load: Load, progress: Any) -> None:
+        self._load, self._progress = load, progress
+        prefix = f"demo-{utc_now():%H%M%S}." if World(folder).given else ""
+        self.world = World(folder, progress, prefix)
+
+    async def run(self, within: float, *, keep: bool) -> dict[str, Any]:
+        """Play and count; the summary has `complete` and, if not, what is missing."""
+        started = monotonic()
+        await asyncio.to_thread(self._fresh)
+        try:
+            place = await asyncio.to_thread(self.world.start_stack)
+            await self.world.prepare(place)
+            self._progress("starting the four stages")
+            await asyncio.to_thread(self.world.start_stages, place, DEMO_TIMES)
+            await self.world.wait_ready()
+            ready = monotonic()
+            summary = await self._play(place, within)
+        finally:
+            if not keep:
+                self._progress("stopping")
+                await asyncio.to_thread(self._down)
+        summary["seconds"] = round(monotonic() - started, 1)
+        summary["seconds_playing"] = round(monotonic() - ready, 1)
+        return summary
+
+    def _fresh(self) -> None:
+        self._down()
+        self.world.wipe()
+
+    def _down(self) -> None:
+        self.world.stop_stages()
+        self.world.stop_stack()
+
+    async def _play(self, place: Place, within: float) -> dict[str, Any]:
+        vault = await self.world.vault(place)
+        people, counting = People(place, vault), Counting(place)
+        publisher = KafkaPublisher(place.kafka, "hotline-telephony")
+        await asyncio.gather(people.start(), counting.start(), publisher.start())
+        telephony = Telephony(publisher, vault)
+        try:
+            facts = recorded()
+            self._progress(f"replaying the recorded PBX: {len(facts)} call events")
+            await telephony.replay(facts)
+            playing = asyncio.create_task(self._play_load(telephony))
+            await self._count(counting, playing, within)
+        finally:
+            await asyncio.gather(people.stop(), counting.stop(), publisher.stop())
+        return _result(counting)
+
+    async def _play_load(self, telephony: Telephony) -> None:
+        load = self._load
+        if not load.calls:
+            return
+        self._progress(f"generating {load.calls} more calls, {load.rate:g} a second, seed {load.seed}")
+        async for sent in telephony.play(generated(load.calls, load.rate, load.seed)):
+            if sent % 5000 < 500:
+                self._progress(f"{sent} call events sent")
+
+    async def _count(self, counting: Counting, playing: asyncio.Task[None], within: float) -> None:
+        """Count until everything has ended and the log is quiet, or for too long without news."""
+        news = told = monotonic()
+        while True:
+            tally = counting.tally
+            if await counting.read_on():
+                news = monotonic()
+            if monotonic() - told > 2:
+                told = monotonic()
+                self._progress(
+                    f"{len(tally.offered)} calls, {len(tally.recorded)} cases,"
+                    f" {len(tally.delivered)} delivered, {len(tally.told)} told, {len(tally.closed)} closed"
+                )
+            if playing.done():
+                playing.result()
+                if tally.finished and monotonic() - news > 0.5:
+                    return
+                if monotonic() - news > within:
+                    return
+
+
+def _result(counting: Counting) -> dict[str, Any]:
+    tally = counting.tally
+    summary = tally.summary()
+    missing = []
+    if tally.offered - tally.ended:
+        missing.append(f"{len(tally.offered - tally.ended)} calls did not end")
+    if tally.unexplained_calls:
+        missing.append(f"{len(tally.unexplained_calls)} calls without case or reason: {sorted(tally.unexplained_calls)[:3]}")
+    if tally.open_cases:
+        missing.append(f"{len(tally.open_cases)} cases not closed: {sorted(tally.open_cases)[:3]}")
+    if tally.without_effect:
+        missing.append(f"{len(tally.without_effect)} handoffs without effect: {tally.without_effect[:3]}")
+    return {**summary, "complete": not missing, "missing": missing}

@@ -1,0 +1,283 @@
+"""One running hotline: its Kafka, its PostgreSQL, its four stage processes, its keys and its files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chassis.faults import Misconfigured
+from chassis.kafka import Connection, apply_topics
+from chassis.postgres import Database, migrate, role_of
+from chassis.vault import SCHEMA, FileKey, Vault
+from schemas.topics import STAGES
+
+Progress = Callable[[str], None]
+
+
+class CannotReach(Exception):
+    """A part that the command needs does not answer; says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this world's parts are."""
+
+    bootstrap: str
+    database_url: str
+    kafka_prefix: str = ""
+    database_prefix: str = ""
+
+    @property
+    def kafka(self) -> Connection:
+        """Where Kafka is, with this world's prefix."""
+        return Connection(self.bootstrap, self.kafka_prefix)
+
+
+class World:
+    """A hotline under one folder; embedded parts unless the environment names others."""
+
+    def __init__(self, folder: Path, progress: Progress = lambda _: None, prefix: str = "") -> None:
+        self.folder = folder.resolve()
+        self._progress, self._prefix = progress, prefix
+        self._file = self.folder / "world.json"
+
+    # ------------------------------------------------------------ infrastructure
+
+    @property
+    def given(self) -> Place | None:
+        """The Kafka and PostgreSQL that the environment names, if it names both."""
+        bootstrap = os.environ.get("HOTLINE_KAFKA_BOOTSTRAP", "")
+        url = os.environ.get("HOTLINE_DATABASE_URL", "")
+        if bool(bootstrap) != bool(url):
+            raise Misconfigured(
+                "set both HOTLINE_KAFKA_BOOTSTRAP and HOTLINE_DATABASE_URL, or neither for the embedded parts"
+            )
+        if not bootstrap:
+            return None
+        schema_prefix = self._prefix.replace("-", "_").replace(".", "_")
+        return Place(bootstrap, url, self._prefix, schema_prefix)
+
+    def wipe(self) -> None:
+        """Forget everything in this folder; the parts must be down."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start_stack(self) -> Place:
+        """Have Kafka and PostgreSQL up; embedded ones are started when they are not running."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = self.given
+        if place is None:
+            from deploy.local.stack import LocalStack
+
+            address = LocalStack(self.folder, progress=self._progress).start()
+            place = Place(address.kafka_bootstrap, address.database_url)
+        handle = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump(
+                {
+                    "bootstrap": place.bootstrap,
+                    "database_url": place.database_url,
+                    "kafka_prefix": place.kafka_prefix,
+                    "database_prefix": place.database_prefix,
+                },
+                file,
+            )
+        return place
+
+    def stop_stack(self) -> None:
+        """Stop the embedded parts; given ones are left alone."""
+        if self.given is None:
+            from deploy.local.stack import LocalStack
+
+            LocalStack(self.folder, progress=self._progress).stop()
+
+    def place(self) -> Place:
+        """Where this world's parts are now; raises CannotReach when nothing was started."""
+        try:
+            stored = json.loads(self._file.read_text())
+        except FileNotFoundError:
+            given = self.given
+            if given is None:
+                raise CannotReach(f"nothing is running under {self.folder}: run `hotline up`") from None
+            return given
+        return Place(**stored)
+
+    async def prepare(self, place: Place) -> None:
+        """Bring topics and schemas up to date, make the master key."""
+        done = await apply_topics(place.kafka)
+        if done:
+            self._progress(f"topics: {len(done)} created or grown")
+        applied = []
+        for part, packages in self._schemas().items():
+            applied += await migrate(
+                place.database_url, f"{place.database_prefix}{part}", packages
+            )
+        if applied:
+            self._progress(f"database: {len(applied)} migrations applied")
+        FileKey.at(self.master_key, create=True)
+
+    @staticmethod
+    def _schemas() -> dict[str, list[str]]:
+        stages = {stage: ["chassis", f"services.{stage}"] for stage in STAGES}
+        return {SCHEMA: ["chassis.vault"], **stages}
+
+    @property
+    def master_key(self) -> Path:
+        """The file with the key that wraps all customers' keys."""
+        return self.folder / "master.key"
+
+    @property
+    def told_file(self) -> Path:
+        """The file to which the file channel writes what customers are told."""
+        return self.folder / "told.jsonl"
+
+    async def vault(self, place: Place) -> Vault:
+        """Open the vault of this world."""
+        schema = f"{place.database_prefix}{SCHEMA}"
+        database = Database(place.database_url, schema, role=role_of(schema), size=2)
+        await database.open()
+        return Vault(database, FileKey.at(self.master_key))
+
+    # ------------------------------------------------------------ stages
+
+    def environment(self, place: Place, stage: str) -> dict[str, str]:
+        """The settings of one stage's process."""
+        return {
+            **os.environ,
+            "HOTLINE_KAFKA_BOOTSTRAP": place.bootstrap,
+            "HOTLINE_KAFKA_PREFIX": place.kafka_prefix,
+            "HOTLINE_DATABASE_URL": place.database_url,
+            "HOTLINE_DATABASE_PREFIX": place.database_prefix,
+            "HOTLINE_MASTER_KEY_FILE": str(self.master_key),
+            "HOTLINE_TOLD_FILE": str(self.told_file),
+            "HOTLINE_PORT_FILE": str(self.folder / f"{stage}.port"),
+        }
+
+    def start_stages(
+        self, place: Place, extra: Mapping[str, str] | None = None, stages: tuple[str, ...] = STAGES
+    ) -> None:
+        """Start the stages that are not running, each in its own process with its own log."""
+        for stage in stages:
+            if self.pid_of(stage) is not None:
+                continue
+            (self.folder / f"{stage}.port").unlink(missing_ok=True)
+            with (self.folder / f"{stage}.log").open("ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", f"services.{stage}"],
+                    env={**self.environment(place, stage), **(extra or {})},
+                    cwd=self.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            (self.folder / f"{stage}.pid").write_text(str(process.pid))
+            _children[process.pid] = process
+
+    def pid_of(self, stage: str) -> int | None:
+        """The process id of a running stage, or None."""
+        try:
+            pid = int((self.folder / f"{stage}.pid").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        child = _children.get(pid)
+        if child is not None and child.poll() is not None:
+            return None
+        return pid if _is_stage(pid, stage) else None
+
+    async def wait_ready(self, within: float = 60, stages: tuple[str, ...] = STAGES) -> None:
+        """Wait until every stage reads its topics; raises CannotReach with the last words of the log."""
+        deadline = time.monotonic() + within
+        for stage in stages:
+            while not (await self.health(stage)).get("ready"):
+                if self.pid_of(stage) is None:
+                    raise CannotReach(f"{stage} has ended:\n{self._last_words(stage)}")
+                if time.monotonic() > deadline:
+                    raise CannotReach(f"{stage} is not ready after {within:.0f} s:\n{self._last_words(stage)}")
+                await asyncio.sleep(0.1)
+
+    async def health(self, stage: str) -> dict[str, Any]:
+        """What a stage says about itself; empty when it does not answer."""
+        try:
+            port = json.loads((self.folder / f"{stage}.port").read_text())["port"]
+        except (FileNotFoundError, ValueError, KeyError):
+            return {}
+        return await asyncio.to_thread(_get_json, f"http://127.0.0.1:{port}/readyz")
+
+    def _last_words(self, stage: str) -> str:
+        try:
+            lines = (self.folder / f"{stage}.log").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return "(no log)"
+        return "\n".join(lines[-6:])
+
+    def stop_stages(self, stages: tuple[str, ...] = STAGES, within: float = 35) -> list[str]:
+        """Ask the stages to stop and wait; returns those that had to be killed."""
+        running = {stage: pid for stage in stages if (pid := self.pid_of(stage)) is not None}
+        for pid in running.values():
+            _signal(pid, signal.SIGTERM)
+        deadline = time.monotonic() + within
+        while any(self.pid_of(stage) for stage in running) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        killed = [stage for stage in running if self.pid_of(stage) is not None]
+        for stage in killed:
+            _signal(running[stage], signal.SIGKILL)
+        for stage in running:
+            (self.folder / f"{stage}.pid").unlink(missing_ok=True)
+        return killed
+
+    def kill_stage(self, stage: str) -> None:
+        """Kill a stage without warning, as a crash would."""
+        pid = self.pid_of(stage)
+        if pid is not None:
+            _signal(pid, signal.SIGKILL)
+            child = _children.get(pid)
+            if child is not None:
+                child.wait()
+
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def _is_stage(pid: int, stage: str) -> bool:
+    """Tell whether the process is alive and is that stage, not a later owner of the number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        listing = subprocess.run(
+            ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False
+        )
+        command = listing.stdout
+    return f"services.{stage}".encode() in command
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _get_json(url: str) -> dict[str, Any]:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - loopback, fixed scheme
+            body: dict[str, Any] = json.load(response)
+    except urllib.error.HTTPError as error:
+        return dict(json.load(error))
+    except (OSError, ValueError):
+        return {}
+    return body

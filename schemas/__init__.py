@@ -1,0 +1,1 @@
+"""The contract: every event, command, topic and handoff that crosses a process boundary."""

@@ -1,0 +1,259 @@
+"""Handoffs as data: for each event that obliges a consumer group, what must follow, and by when.
+
+*Immediate*: every consumed event is answered, in the same pass, by one of `answers`, by a receipt or
+by a dead letter; the consumer's commit proves it. *Deferred*: one of `later` must follow `within` the
+stated time; the owner's timers prove it. The table drives tests, the ledger, the docs and the README.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from schemas import feedback, intake, resolver, router, telephony
+from schemas.envelope import BY_BODY, Body
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """What must follow in time, and who owes it."""
+
+    later: tuple[type[Body], ...]
+    within: timedelta
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Handoff:
+    """One obligation: `group` must answer `on`."""
+
+    on: type[Body]
+    group: str
+    answers: tuple[type[Body], ...]
+    receipt: bool = False
+    deferred: Deferred | None = None
+
+    @property
+    def edge(self) -> str:
+        """The name of the handoff in metrics and messages, for example `intake.case-recorded→router`."""
+        return f"{BY_BODY[self.on].name}→{self.group}"
+
+
+WRAP_UP = timedelta(minutes=10)
+ACCEPT = timedelta(hours=2)
+TELL = timedelta(hours=24)
+RATE = timedelta(days=7)
+
+_NOTED = tuple(
+    Handoff(kind, "intake", (intake.ContactClosed,), receipt=True)
+    for kind in (
+        telephony.CallOffered,
+        telephony.CallQueued,
+        telephony.CallPositioned,
+        telephony.CallRefused,
+        telephony.AgentOffered,
+        telephony.CallAnswered,
+        telephony.QueueLeft,
+        telephony.CallHeld,
+        telephony.CallTransferred,
+        telephony.TalkEnded,
+        telephony.WrapupDone,
+        telephony.CallbackRequested,
+        telephony.SurveyAnswered,
+        telephony.RecordingPublished,
+        telephony.TranscriptPublished,
+        telephony.SourceInterrupted,
+    )
+)
+
+_ROUTED = (router.CaseRouted, router.CaseParked)
+_RESULT = (feedback.CaseOpened,)
+
+HANDOFFS: tuple[Handoff, ...] = (
+    *_NOTED,
+    Handoff(
+        telephony.CallEnded,
+        "intake",
+        (intake.ContactClosed,),
+        receipt=True,
+        deferred=Deferred(
+            (
+                intake.CaseRecorded,
+                intake.CaseAnswered,
+                intake.ContactAttached,
+                intake.ContactClosed,
+                intake.RecordingOverdue,
+            ),
+            WRAP_UP,
+            "agents",
+        ),
+    ),
+    Handoff(
+        intake.RecordingRequested,
+        "intake",
+        (intake.CaseRecorded, intake.CaseAnswered, intake.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        intake.AttachmentRequested,
+        "intake",
+        (intake.ContactAttached, intake.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        intake.ClosingRequested,
+        "intake",
+        (intake.ContactClosed, intake.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        intake.TimerFired,
+        "intake",
+        (intake.RecordingOverdue, intake.ContactClosed, intake.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(intake.CaseRecorded, "router", _ROUTED, True),
+    Handoff(intake.CaseAnswered, "feedback", _RESULT, True),
+    Handoff(router.CaseRouted, "resolver", (resolver.CaseDelivered, resolver.CaseAssigned), True),
+    Handoff(router.CaseRejected, "feedback", _RESULT, True),
+    Handoff(router.AssignmentRequested, "router", (router.CaseRouted, router.CommandRefused), True),
+    Handoff(router.RejectionRequested, "router", (router.CaseRejected, router.CommandRefused), True),
+    Handoff(router.TimerFired, "router", (router.CommandRefused,), True),
+    Handoff(
+        resolver.AcceptanceRequested,
+        "resolver",
+        (resolver.CaseAccepted, resolver.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        resolver.ReturnRequested,
+        "resolver",
+        (resolver.CaseReturned, resolver.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        resolver.TransferRequested,
+        "resolver",
+        (resolver.CaseTransferred, resolver.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        resolver.ProgressRequested,
+        "resolver",
+        (resolver.CaseProgressed, resolver.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        resolver.PauseRequested,
+        "resolver",
+        (resolver.CasePaused, resolver.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        resolver.ResumptionRequested,
+        "resolver",
+        (resolver.CaseResumed, resolver.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        resolver.ResolutionRequested,
+        "resolver",
+        (resolver.CaseResolved, resolver.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        resolver.WithdrawalRequested,
+        "resolver",
+        (resolver.CaseWithdrawn, resolver.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        resolver.TimerFired,
+        "resolver",
+        (resolver.CaseEscalated, resolver.CaseResumed, resolver.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(resolver.CaseReturned, "router", _ROUTED, True),
+    Handoff(resolver.CaseTransferred, "router", _ROUTED, True),
+    Handoff(
+        resolver.CaseDelivered,
+        "department",
+        (),
+        receipt=True,
+        deferred=Deferred(
+            (
+                resolver.CaseAccepted,
+                resolver.CaseReturned,
+                resolver.CaseWithdrawn,
+                resolver.CaseEscalated,
+            ),
+            ACCEPT,
+            "department",
+        ),
+    ),
+    Handoff(resolver.CaseResolved, "feedback", _RESULT, True),
+    Handoff(resolver.CaseWithdrawn, "feedback", _RESULT, True),
+    Handoff(
+        feedback.CaseOpened,
+        "customer",
+        (),
+        receipt=True,
+        deferred=Deferred(
+            (feedback.CustomerTold, feedback.CustomerUnreached, feedback.TellingOverdue),
+            TELL,
+            "feedback",
+        ),
+    ),
+    Handoff(
+        feedback.TellingAttempted,
+        "feedback",
+        (
+            feedback.CustomerTold,
+            feedback.TellingFailed,
+            feedback.CustomerUnreached,
+            feedback.CommandRefused,
+        ),
+        receipt=True,
+    ),
+    Handoff(
+        feedback.RatingRequested,
+        "feedback",
+        (feedback.SatisfactionRecorded, feedback.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        feedback.TimerFired,
+        "feedback",
+        (feedback.SatisfactionExpired, feedback.TellingOverdue, feedback.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(feedback.CaseReopened, "router", _ROUTED, True),
+)
+
+TERMINAL: tuple[type[Body], ...] = (
+    intake.ContactAttached,
+    intake.ContactClosed,
+    intake.RecordingOverdue,
+    intake.CommandRefused,
+    router.CaseParked,
+    router.CommandRefused,
+    resolver.CaseAssigned,
+    resolver.CaseAccepted,
+    resolver.CaseProgressed,
+    resolver.CasePaused,
+    resolver.CaseResumed,
+    resolver.CaseEscalated,
+    resolver.CommandRefused,
+    feedback.CustomerTold,
+    feedback.TellingFailed,
+    feedback.CustomerUnreached,
+    feedback.TellingOverdue,
+    feedback.SatisfactionRecorded,
+    feedback.SatisfactionExpired,
+    feedback.CaseClosed,
+    feedback.CommandRefused,
+)
+"""Events that oblige no stage: they end a history, or people outside the four stages act on them."""
+
+
+def obligations_of(group: str) -> dict[type[Body], Handoff]:
+    """Give what a consumer group owes, by the event that obliges it."""
+    return {handoff.on: handoff for handoff in HANDOFFS if handoff.group == group}

@@ -1,0 +1,119 @@
+"""What intake says, and what agents ask of it."""
+
+from typing import Literal
+from uuid import UUID
+
+from schemas.case import Case, Category, Decision, Language, Severity
+from schemas.envelope import (
+    Body,
+    Cipher,
+    Code,
+    Identifier,
+    Kind,
+    Moment,
+    Request,
+    message,
+)
+
+CASES = "intake.cases"
+COMMANDS = "intake.commands"
+
+
+@message("intake.case-recorded", topic=CASES)
+class CaseRecorded(Body):
+    """A case was written down; a department must be found for it."""
+
+    case_id: UUID
+    case: Case
+
+
+@message("intake.case-answered", topic=CASES)
+class CaseAnswered(Body):
+    """The agent resolved the case during the call (first contact resolution)."""
+
+    case_id: UUID
+    case: Case
+    decision: Decision
+
+
+@message("intake.contact-attached", topic=CASES)
+class ContactAttached(Body):
+    """The call belongs to a case that was already open."""
+
+    case_id: UUID
+    call_id: Identifier
+    repeat_no: int
+    agent: Code
+
+
+@message("intake.contact-closed", topic=CASES, key="call_id")
+class ContactClosed(Body):
+    """The call ended without a case, for a stated reason."""
+
+    call_id: Identifier
+    reason: Code
+    queue: Code | None = None
+    waited_ms: int | None = None
+
+
+@message("intake.recording-overdue", topic=CASES, key="call_id")
+class RecordingOverdue(Body):
+    """An answered call is over and the wrap-up time too, yet nobody recorded what it was about."""
+
+    call_id: Identifier
+    agent: Code | None = None
+    ended_at: Moment
+
+
+@message("intake.command-refused", topic=CASES, key="subject")
+class CommandRefused(Body):
+    """The verdict on a command that changed nothing; `causationid` names the command."""
+
+    subject: Identifier
+    code: Code
+    explanation: str
+    current_state: Code
+
+
+@message("intake.recording-requested", topic=COMMANDS, key="call_id", kind=Kind.COMMAND)
+class RecordingRequested(Request):
+    """An agent records the case of a call; with `decision`, it is already answered."""
+
+    call_id: Identifier
+    agent: Code
+    language: Language
+    category: Category
+    product: Code
+    severity: Severity = Severity.NORMAL
+    vulnerable: bool = False
+    customer_ref: Identifier
+    sealed: Cipher
+    decision: Decision | None = None
+
+
+@message("intake.attachment-requested", topic=COMMANDS, key="call_id", kind=Kind.COMMAND)
+class AttachmentRequested(Request):
+    """An agent says that a call belongs to an open case."""
+
+    call_id: Identifier
+    agent: Code
+    to_case_id: UUID
+    repeat_no: int = 2
+
+
+@message("intake.closing-requested", topic=COMMANDS, key="call_id", kind=Kind.COMMAND)
+class ClosingRequested(Request):
+    """An agent closes a contact that needs no case."""
+
+    call_id: Identifier
+    agent: Code
+    reason: Literal["enquiry_answered", "wrong_number", "silent", "spam", "not_ours"]
+
+
+@message("intake.timer-fired", topic=COMMANDS, key="subject", kind=Kind.COMMAND)
+class TimerFired(Request):
+    """A moment that intake had set itself has come."""
+
+    subject: Identifier
+    timer: Code
+    due_at: Moment

@@ -1,0 +1,52 @@
+"""What every stage says about its own work: receipts, watermarks, dead letters."""
+
+from typing import Literal
+from uuid import UUID
+
+from schemas.envelope import Body, Code, Identifier, Kind, Moment, Paragraph, message
+
+RECEIPTS = "ops.receipts"
+WATERMARKS = "ops.watermarks"
+
+
+class Receipt(Body):
+    """One input that brought about no event, and why that is right."""
+
+    event_id: Identifier
+    outcome: Literal["ignored", "waiting", "duplicate"]
+    reason: Code
+
+
+@message("ops.receipts-given", topic=RECEIPTS, key="group", kind=Kind.RECORD)
+class ReceiptsGiven(Body):
+    """The receipts of one batch, together: a receipt per record would double the traffic."""
+
+    group: Code
+    receipts: tuple[Receipt, ...]
+
+
+@message("ops.watermark-passed", topic=WATERMARKS, key="group", kind=Kind.RECORD)
+class WatermarkPassed(Body):
+    """Every timer due before `timers_through` has fired, every outgoing batch before `outbox_through` is sent."""
+
+    group: Code
+    process: Code
+    timers_through: Moment
+    outbox_through: Moment
+
+
+@message(
+    "ops.letter-died", topic=lambda body: f"{body.group}.dead", key="event_key", kind=Kind.RECORD
+)
+class LetterDied(Body):
+    """A record could not be handled; its bytes are kept in the group's quarantine."""
+
+    group: Code
+    event_key: str
+    topic: Code
+    partition: int
+    offset: int
+    reason: Code
+    explanation: Paragraph
+    quarantine_id: UUID
+    first_seen: Moment

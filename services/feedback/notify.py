@@ -1,0 +1,80 @@
+"""Channels that tell a customer something: a port, and a file that stands for the SMS gateway."""
+
+import asyncio
+import fcntl
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+_TAIL = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message to one customer; `message_id` is the same at every retry."""
+
+    message_id: UUID
+    to: str
+    text: str
+
+
+class Channel(Protocol):
+    """Sends messages; sending one again has no second effect."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def send(self, messages: Sequence[Message]) -> Mapping[UUID, str]:
+        """Try to send; gives for each message `delivered` or the reason why not."""
+        ...
+
+
+class FileChannel:
+    """Appends each message once to a JSON-lines file of mode 0600, safe among processes of one machine."""
+
+    name = "file"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: set[str] = set()
+        self._read_to: int | None = None
+
+    async def send(self, messages: Sequence[Message]) -> Mapping[UUID, str]:
+        """Append what is not in the file yet; a full or missing disk is a reason, not an exception."""
+        try:
+            await asyncio.to_thread(self._append, messages)
+        except OSError as error:
+            return {message.message_id: f"file_{error.errno}" for message in messages}
+        return {message.message_id: "delivered" for message in messages}
+
+    def _append(self, messages: Sequence[Message]) -> None:
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(handle, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self._learn(file.fileno())
+            fresh = [message for message in messages if str(message.message_id) not in self._known]
+            lines = [
+                json.dumps({**asdict(message), "message_id": str(message.message_id)}, ensure_ascii=False)
+                for message in fresh
+            ]
+            data = "".join(line + "\n" for line in lines).encode()
+            os.write(file.fileno(), data)
+            self._known.update(str(message.message_id) for message in fresh)
+            self._read_to = os.fstat(file.fileno()).st_size
+
+    def _learn(self, handle: int) -> None:
+        """Read what other processes (or an earlier life) appended since we looked last."""
+        size = os.fstat(handle).st_size
+        start = max(0, size - _TAIL) if self._read_to is None else self._read_to
+        if start < size:
+            text = os.pread(handle, size - start, start).decode(errors="replace")
+            for line in text.splitlines():
+                marker = line.find('"message_id": "')
+                if marker >= 0:
+                    self._known.add(line[marker + 15 : marker + 51])
+        if len(self._known) > 200_000:
+            self._known.clear()

@@ -1,0 +1,15 @@
+"""What feedback reads from its environment."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from chassis.settings import Settings
+
+
+class FeedbackSettings(Settings):
+    """The channel's file, and the times that the hotline manager decides."""
+
+    told_file: Path = Path("told.jsonl")
+    tell_within: timedelta = timedelta(hours=24)
+    rate_within: timedelta = timedelta(days=7)
+    reopen_window: timedelta = timedelta(days=30)

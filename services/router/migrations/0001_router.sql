@@ -1,0 +1,2 @@
+-- The router keeps nothing beside the tables that every stage has.
+select 1;
