@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from chassis import outbox, plan
 from chassis.clock import monotonic, utc_now
 from chassis.failpoints import reach
-from chassis.faults import Bug, Transient, backoff, is_data_fault, is_transient
+from chassis.faults import Bug, backoff, is_data_fault, is_transient
 from chassis.fold import Fold, Input
 from chassis.roots import new_batch_id
 from chassis.inbox import digest_of, seen_before
@@ -21,8 +21,12 @@ from chassis.step import Event
 from chassis.transport import Outgoing, Place, Publisher, Reader, Record
 from chassis.vault import SealRecord
 
-RETRY_FOR = 60.0
-"""Seconds after which a pass gives its records back, so that the consumer keeps polling its group."""
+class _Stored(NamedTuple):
+    """A batch that is in the database: what must be sent, then marked, then committed."""
+
+    plan: Plan | None
+    resend: list[int]
+    offsets: dict[Place, int]
 
 
 class Pass:
@@ -41,31 +45,43 @@ class Pass:
         self._writer = Writer(stage.name)
         self._handled = stage.handled
         self._log = get_logger(stage=stage.name)
+        self._finishing: asyncio.Task[None] | None = None
         self._unblocking: set[asyncio.Task[None]] = set()
         self._blocked: dict[Place, int] = {}
 
     async def __call__(self, records: Sequence[Record], reader: Reader) -> None:
-        """Handle a batch to its end: stored, sent and committed, or given back to be read again."""
+        """Store a batch and begin to send it; returns when the batch before is sent and committed.
+
+        So the next batch is read and decided while this one travels. Faults of the infrastructure
+        are retried for ever; nothing is acknowledged meanwhile.
+        """
         started = monotonic()
         for wait in backoff():
             try:
                 await self._handle(records, reader)
             except Exception as error:
-                if not is_transient(error):
-                    self._log.error("pass_failed", error=type(error).__name__, exc_info=error)
-                self._metrics.retried(type(error).__name__)
-                self._log.warning("pass_retried", error=type(error).__name__, wait_s=round(wait, 2))
-                if monotonic() - started > RETRY_FOR:
-                    reader.rewind({place: first for place, (first, _) in span(records).items()})
-                    return
-                await asyncio.sleep(wait)
+                await self._before_retry(error, wait)
             else:
                 self._metrics.passed(len(records), monotonic() - started)
                 return
 
+    async def settle(self) -> None:
+        """Return when everything that was stored is sent and committed."""
+        if self._finishing is not None:
+            await asyncio.shield(self._finishing)
+
+    async def _before_retry(self, error: Exception, wait: float) -> None:
+        name = type(error).__name__
+        if is_transient(error):
+            self._log.warning("pass_retried", error=name, why=str(error)[:200], wait_s=round(wait, 2))
+        else:
+            self._log.error("pass_failed", error=name, wait_s=round(wait, 2), exc_info=error)
+        self._metrics.retried(name)
+        await asyncio.sleep(wait)
+
     async def _handle(self, records: Sequence[Record], reader: Reader) -> None:
         try:
-            await self._store_and_send(records)
+            stored = await self._store(records)
         except Bug as bug:
             await self._around(bug, records, reader)
             return
@@ -74,8 +90,23 @@ class Pass:
                 raise
             await self._bisect(records, reader, error)
             return
-        await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
-        await reach("after_commit")
+        await self._then_finish(stored, reader)
+
+    async def _then_finish(self, stored: _Stored, reader: Reader) -> None:
+        await self.settle()
+        self._finishing = asyncio.create_task(self._finish(stored, reader))
+
+    async def _finish(self, stored: _Stored, reader: Reader) -> None:
+        """Send, mark, commit, in this order, each until it works."""
+        for wait in backoff():
+            try:
+                await self._send(stored)
+                await reader.commit(stored.offsets)
+                await reach("after_commit")
+            except Exception as error:
+                await self._before_retry(error, wait)
+            else:
+                return
 
     async def _bisect(self, records: Sequence[Record], reader: Reader, error: Exception) -> None:
         """PostgreSQL refused the data of one record: find it, quarantine it, spare its neighbours."""
@@ -85,8 +116,7 @@ class Pass:
             await self._handle(records[middle:], reader)
             return
         refused = Poison("database_refused", f"{type(error).__name__}: the database refused the data")
-        await self._store_and_send(records, {0: refused})
-        await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
+        await self._then_finish(await self._store(records, {0: refused}), reader)
 
     async def _around(self, bug: Bug, records: Sequence[Record], reader: Reader) -> None:
         """A decision raised: block its partition at that record, handle everything else."""
@@ -124,22 +154,23 @@ class Pass:
         self._metrics.blocked(place, blocked=False)
         reader.unblock(place)
 
-    async def _store_and_send(
+    async def _store(
         self, records: Sequence[Record], condemned: dict[int, Poison] | None = None
-    ) -> None:
+    ) -> _Stored:
+        offsets = {place: last + 1 for place, (_, last) in span(records).items()}
         readable = [read(record, self._handled) for record in records]
         for index, poison in (condemned or {}).items():
             readable[index] = poison
         if all(isinstance(item, PassedOver) for item in readable):
-            return
+            return _Stored(None, [], offsets)
         current = Plan(new_batch_id(), utc_now())
         async with self._database.transaction() as tx:
             resend = await self._decide(tx, current, records, readable)
             await reach("before_store")
             await plan.write(tx, current, self._stage.phase)
         await reach("after_store")
-        await self._send(current, resend)
         self._metrics.decided(current)
+        return _Stored(current, resend, offsets)
 
     async def _decide(
         self,
@@ -188,35 +219,22 @@ class Pass:
                 events[item.uid] = event
         fold.expect([item for item in parked if item.uid in events], events)
 
-    async def _send(self, current: Plan, resend: Sequence[int]) -> None:
-        batches = [*resend]
+    async def _send(self, stored: _Stored) -> None:
+        batches = [*stored.resend]
         messages: list[Outgoing] = []
-        if resend:
+        if stored.resend:
+            # Handled before, but not sent: a dead process left them. Before anything newer.
             async with self._database.session() as tx:
-                messages += await outbox.messages_of(tx, resend)
-        messages += current.outgoing
-        if current.outgoing:
-            batches.append(current.batch)
+                messages += await outbox.messages_of(tx, stored.resend)
+        if stored.plan is not None and stored.plan.outgoing:
+            messages += stored.plan.outgoing
+            batches.append(stored.plan.batch)
         if not messages:
             return
-        await self._publish(messages)
+        await self._publisher.publish(messages)
         await reach("after_publish")
         async with self._database.session() as tx:
             await outbox.mark_published(tx, batches)
-
-    async def _publish(self, messages: Sequence[Outgoing]) -> None:
-        started = monotonic()
-        for wait in backoff():
-            try:
-                await self._publisher.publish(messages)
-            except Transient as error:
-                self._metrics.retried("publish")
-                self._log.warning("publish_retried", error=str(error), wait_s=round(wait, 2))
-                if monotonic() - started > RETRY_FOR / 2:
-                    raise
-                await asyncio.sleep(wait)
-            else:
-                return
 
 
 def _distinct(

@@ -15,9 +15,10 @@ from chassis.step import Cancel, Event, Ignored, Outcome, Refused, Step, Waiting
 from chassis.transport import Outgoing, Record
 from chassis.vault import SealRecord
 from schemas.envelope import BY_BODY, Body
-from schemas.operations import LetterDied, Receipt, ReceiptsGiven
+from schemas.operations import LetterDied, Receipts, ReceiptsGiven
 
-_PARKED = "parked."
+PARKED = "parked."
+"""A timer of this name ends the waiting of one input: `parked.<event id>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Fold:
         self._stage, self._writer, self.plan, self._seal = stage, writer, plan, seal
         self._policy = stage.policy
         self._at = time_header(plan.now)
-        self._receipts: list[Receipt] = []
+        self._receipts: dict[tuple[str, str], list[str]] = {}
         self._waiting: dict[str, list[Parked]] = {}
         self._events_of: dict[UUID, Event[Any]] = {}
 
@@ -77,12 +78,15 @@ class Fold:
         self._say(body, derived_id(letter_id, "dead"), poison.event_key or place, cause=event.name if event else place)
 
     def finish(self) -> None:
-        """Write the receipts of the whole batch as one message per 500."""
-        for start in range(0, len(self._receipts), 500):
-            chunk = tuple(self._receipts[start : start + 500])
-            first = UUID(int=self.plan.batch << 64)
-            body = ReceiptsGiven(group=self._stage.name, receipts=chunk)
-            self._say(body, derived_id(first, "receipts", start), None)
+        """Write the receipts of the whole batch as one message."""
+        if not self._receipts:
+            return
+        given = tuple(
+            Receipts.model_construct(outcome=outcome, reason=reason, event_ids=tuple(names))
+            for (outcome, reason), names in self._receipts.items()
+        )
+        body = ReceiptsGiven.model_construct(group=self._stage.name, receipts=given)
+        self._say(body, derived_id(UUID(int=self.plan.batch << 64), "receipts"), None)
 
     def _decide(self, event: Event[Any], record: Record) -> None:
         entity = self.plan.entities.setdefault(event.key, Entity(event.key))
@@ -103,8 +107,15 @@ class Fold:
 
     def _outcome(self, event: Event[Any], entity: Entity, record: Record) -> Outcome:
         body = event.body
-        if isinstance(body, self._stage.timer_fired) and body.timer.startswith(_PARKED):  # type: ignore[attr-defined]
-            return self._give_up(event, body.timer.removeprefix(_PARKED))  # type: ignore[attr-defined]
+        if isinstance(body, self._stage.timer_fired):
+            name, due = body.timer, body.due_at  # type: ignore[attr-defined]
+            if name.startswith(PARKED):
+                return self._give_up(event, name.removeprefix(PARKED))
+            if entity.timers.get(name) == due:
+                # It has fired: whatever is decided, it must not fire again.
+                del entity.timers[name]
+                entity.changed = True
+                entity.version += 1
         decide = self._stage.decisions[type(body)]
         try:
             return decide(event, entity.state, self.plan.now, self._policy)
@@ -131,8 +142,10 @@ class Fold:
         entity.state, entity.changed = step.state, True
         entity.version += 1
         for timer in step.timers:
-            due = None if isinstance(timer, Cancel) else timer.due_at
-            self.plan.timers[entity.key, timer.name] = due
+            if isinstance(timer, Cancel):
+                entity.timers.pop(timer.name, None)
+            else:
+                entity.timers[timer.name] = timer.due_at
         for ordinal, task in enumerate(step.tasks):
             uid = derived_id(event.uid, f"task.{task.name}", ordinal)
             self.plan.tasks.append((uid, entity.key, task))
@@ -160,12 +173,10 @@ class Fold:
         self._say(body, derived_id(event.uid, "refused"), event.correlation, cause=event.name)
 
     def _park(self, event: Event[Any], record: Record, reason: str) -> None:
-        parked = Parked(event.uid, event.key, record)
+        parked = Parked(event.uid, event.key, record, self.plan.now + self._stage.wait_at_most)
         self.plan.parked.append(parked)
         self._waiting.setdefault(event.key, []).append(parked)
         self._events_of[event.uid] = event
-        timer = f"{_PARKED}{event.uid}"
-        self.plan.timers[event.key, timer] = self.plan.now + self._stage.wait_at_most
         self._receipt(event, "waiting", reason)
         self._seen(event, record, f"waiting:{reason}")
 
@@ -187,7 +198,6 @@ class Fold:
                     self._verdict(event, outcome)
 
     def _unpark(self, parked: Parked) -> None:
-        self.plan.timers[parked.key, f"{_PARKED}{parked.uid}"] = None
         if parked in self.plan.parked:
             self.plan.parked.remove(parked)
         else:
@@ -206,9 +216,7 @@ class Fold:
         return Ignored("no_longer_waiting")
 
     def _receipt(self, event: Event[Any], outcome: str, reason: str) -> None:
-        self._receipts.append(
-            Receipt.model_construct(event_id=event.name, outcome=outcome, reason=reason)
-        )
+        self._receipts.setdefault((outcome, reason), []).append(event.name)
 
     def _seen(self, event: Event[Any], record: Record, outcome: str) -> None:
         self.plan.inbox.append((event.uid, digest_of(record.value), outcome))

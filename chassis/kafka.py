@@ -33,7 +33,7 @@ from faststream.middlewares import AckPolicy
 from chassis.clock import monotonic
 from chassis.faults import Misconfigured, Transient
 from chassis.log import get_logger
-from chassis.transport import Handler, Outgoing, Place, Record, partition_for
+from chassis.transport import Handler, Outgoing, Place, Record, Settle, partition_for
 from schemas.topics import BY_NAME, TOPICS, Topic
 
 MAX_BATCH = 1000
@@ -281,7 +281,7 @@ class _PromptSubscriber(BatchSubscriber):
 
     async def get_msg(self, consumer: AIOKafkaConsumer) -> tuple[Any, ...]:
         while self.running:
-            polled = await consumer.getmany(timeout_ms=1000, max_records=MAX_BATCH)
+            polled = await consumer.getmany(timeout_ms=500, max_records=MAX_BATCH)
             progress = _progress.get(id(consumer))
             if progress is not None:
                 progress.polled_at = monotonic()
@@ -314,9 +314,16 @@ _progress: dict[int, Progress] = {}
 class Subscription(ConsumerRebalanceListener):
     """One consumer group's reading of some topics: batches of raw records, explicit commits."""
 
-    def __init__(self, connection: Connection, group: str, topics: Sequence[str], handler: Handler) -> None:
-        self._connection, self.group, self._topics = connection, group, list(topics)
-        self._handler = handler
+    def __init__(
+        self,
+        connection: Connection,
+        group: str,
+        topics: Sequence[str],
+        handler: Handler,
+        settle: Settle | None = None,
+    ) -> None:
+        self._connection, self.group = connection, group
+        self._handler, self._settle = handler, settle
         self._settled = asyncio.Event()
         self._settled.set()
         self.progress = Progress(monotonic(), monotonic())
@@ -369,8 +376,10 @@ class Subscription(ConsumerRebalanceListener):
     async def stop(self) -> None:
         """Finish the batch under way, leave the group."""
         consumer = self._subscriber.consumer
+        self._subscriber.running = False
         with suppress(KafkaError, OSError, TimeoutError):
             async with asyncio.timeout(20):
+                await self._quiet()
                 await self.broker.stop()
         _progress.pop(id(consumer), None)
 
@@ -401,12 +410,6 @@ class Subscription(ConsumerRebalanceListener):
         self.progress.committed_at = monotonic()
         self.progress.committed += 1
 
-    def rewind(self, offsets: Mapping[Place, int]) -> None:
-        """Read again from these offsets."""
-        for place, offset in offsets.items():
-            with suppress(IllegalStateError):
-                self.consumer.seek(self._tp(place), offset)
-
     def block(self, place: Place, offset: int) -> None:
         """Stop reading a partition at an offset until it is unblocked."""
         with suppress(IllegalStateError):
@@ -427,8 +430,14 @@ class Subscription(ConsumerRebalanceListener):
         """Let the batch under way finish before the partitions go to somebody else."""
         with suppress(TimeoutError):
             async with asyncio.timeout(10):
-                await self._settled.wait()
+                await self._quiet()
         self.progress.assigned = frozenset()
+
+    async def _quiet(self) -> None:
+        """Wait for the batch under way, and for what its handler still has to send."""
+        await self._settled.wait()
+        if self._settle is not None:
+            await self._settle()
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         """Note what this process reads from now on."""

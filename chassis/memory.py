@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chassis.clock import epoch_ms
-from chassis.transport import Handler, Headers, Outgoing, Place, partition_for
+from chassis.transport import Handler, Headers, Outgoing, Place, Settle, partition_for
 
 
 @dataclass(slots=True)
@@ -57,8 +57,16 @@ class MemoryLog:
 class MemorySubscription:
     """One member of a consumer group on a log in memory; read only when told to."""
 
-    def __init__(self, log: MemoryLog, group: str, topics: Sequence[str], handler: Handler) -> None:
+    def __init__(
+        self,
+        log: MemoryLog,
+        group: str,
+        topics: Sequence[str],
+        handler: Handler,
+        settle: Settle | None = None,
+    ) -> None:
         self._log, self.group, self._topics, self._handler = log, group, set(topics), handler
+        self._settle = settle
         self._position: dict[Place, int] = {}
         self._blocked: set[Place] = set()
 
@@ -68,6 +76,8 @@ class MemorySubscription:
         while batch := self._poll(max_records):
             total += len(batch)
             await self._handler(batch, self)
+            if self._settle is not None:
+                await self._settle()
         return total
 
     def _poll(self, max_records: int) -> list[MemoryRecord]:
@@ -85,10 +95,6 @@ class MemorySubscription:
         """Commit exactly these next offsets."""
         for place, offset in offsets.items():
             self._log.committed[self.group, place] = offset
-
-    def rewind(self, offsets: Mapping[Place, int]) -> None:
-        """Read again from these offsets."""
-        self._position.update(offsets)
 
     def block(self, place: Place, offset: int) -> None:
         """Stop reading a partition at an offset until it is unblocked."""

@@ -37,10 +37,10 @@ async def store(tx: Tx, batch: int, messages: Sequence[Outgoing], correlations: 
 
 
 async def messages_of(tx: Tx, batches: Sequence[int]) -> list[Outgoing]:
-    """Read the messages of batches again, in the order in which they were said."""
+    """Read the messages of those batches that are still unsent, in the order in which they were said."""
     rows = await tx.fetch(
-        "select topic, key, headers, value from outbox where batch = any($1::bigint[])"
-        " order by batch, ordinal",
+        "select topic, key, headers, value from outbox join unpublished using (batch)"
+        " where batch = any($1::bigint[]) order by batch, ordinal",
         batches,
     )
     return [Outgoing(row["topic"], row["key"], row["value"], unpack(row["headers"])) for row in rows]

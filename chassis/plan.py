@@ -1,5 +1,6 @@
 """What one batch will write: collected by the fold, stored in one statement."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +24,13 @@ class Entity:
     base: int | None = None
     version: int = 0
     sequence: int = 0
+    timers: dict[str, datetime] = field(default_factory=dict)
     changed: bool = False
+
+    @property
+    def wake_at(self) -> datetime | None:
+        """When the next timer is due."""
+        return min(self.timers.values(), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +41,17 @@ class DueTask:
     key: str
     name: str
     data: str
+    document: str
 
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """An input that came before its case."""
+    """An input that came before its case, and until when it waits."""
 
     uid: UUID
     key: str
     record: Record
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,6 @@ class Plan:
     entities: dict[str, Entity] = field(default_factory=dict)
     outgoing: list[Outgoing] = field(default_factory=list)
     correlations: list[str | None] = field(default_factory=list)
-    timers: dict[tuple[str, str], datetime | None] = field(default_factory=dict)
     tasks: list[tuple[UUID, str, Task]] = field(default_factory=list)
     parked: list[Parked] = field(default_factory=list)
     unparked: list[UUID] = field(default_factory=list)
@@ -81,7 +89,8 @@ class Plan:
 async def load(tx: Tx, keys: Sequence[str], state: type[Body]) -> dict[str, Entity]:
     """Read the entities of these keys as they stand."""
     rows = await tx.fetch(
-        "select key, version, sequence, document from entities where key = any($1::text[])", keys
+        "select key, version, sequence, timers, document from entities where key = any($1::text[])",
+        keys,
     )
     return {
         row["key"]: Entity(
@@ -90,19 +99,32 @@ async def load(tx: Tx, keys: Sequence[str], state: type[Body]) -> dict[str, Enti
             row["version"],
             row["version"],
             row["sequence"],
+            read_timers(row["timers"]),
         )
         for row in rows
     }
 
 
+def read_timers(text: str) -> dict[str, datetime]:
+    """Read an entity's timers as `write` stores them."""
+    if text == "{}":
+        return {}
+    return {name: datetime.fromisoformat(due) for name, due in json.loads(text).items()}
+
+
+def timers_text(timers: dict[str, datetime]) -> str:
+    """Write an entity's timers, the inverse of `read_timers`."""
+    return json.dumps({name: due.isoformat() for name, due in timers.items()}) if timers else "{}"
+
+
 async def parked_for(tx: Tx, keys: Sequence[str]) -> list[Parked]:
     """Read the inputs that wait for these keys, in the order in which they came."""
     rows = await tx.fetch(
-        "select event_id, key, topic, message_key, headers, value from parked"
+        "select event_id, key, topic, message_key, headers, value, until from parked"
         " where key = any($1::text[]) order by arrival",
         keys,
     )
-    return [Parked(row["event_id"], row["key"], _Kept(row)) for row in rows]
+    return [Parked(row["event_id"], row["key"], _Kept(row), row["until"]) for row in rows]
 
 
 class _Kept:
@@ -125,28 +147,24 @@ with seen as (
     select e, $1, d, r from unnest($3::uuid[], $4::bigint[], $5::text[]) as x(e, d, r)
     on conflict do nothing returning 1
 ), created as (
-    insert into entities (key, version, sequence, phase, document, updated_at)
-    select k, v, s, p, j::json, $2
-    from unnest($6::text[], $7::int[], $8::int[], $9::text[], $10::text[]) as x(k, v, s, p, j)
+    insert into entities (key, version, sequence, wake_at, updated_at, phase, timers, document)
+    select k, v, s, w, $2, p, t, j
+    from unnest($6::text[], $7::int[], $8::int[], $9::timestamptz[], $10::text[], $11::text[], $12::text[])
+        as x(k, v, s, w, p, t, j)
     on conflict do nothing returning 1
 ), moved as (
-    update entities set version = v, sequence = s, phase = p, document = j::json, updated_at = $2
-    from unnest($11::text[], $12::int[], $13::int[], $14::text[], $15::text[], $16::int[])
-        as x(k, v, s, p, j, base)
+    update entities
+    set version = v, sequence = s, wake_at = w, updated_at = $2, phase = p, timers = t, document = j
+    from unnest($13::text[], $14::int[], $15::int[], $16::timestamptz[], $17::text[], $18::text[],
+                $19::text[], $20::int[]) as x(k, v, s, w, p, t, j, base)
     where key = k and version = base returning 1
 ), said as (
     insert into outbox (batch, ordinal, topic, key, headers, value, correlation)
     select $1, o, t, k, h, b, c
-    from unnest($17::int[], $18::text[], $19::bytea[], $20::bytea[], $21::bytea[], $22::text[])
+    from unnest($21::int[], $22::text[], $23::bytea[], $24::bytea[], $25::bytea[], $26::text[])
         as x(o, t, k, h, b, c)
 ), pending as (
-    insert into unpublished (batch, relay) select $1, false where cardinality($17::int[]) > 0
-), timed as (
-    insert into timers (key, name, due_at)
-    select k, n, d from unnest($23::text[], $24::text[], $25::timestamptz[]) as x(k, n, d)
-    on conflict (key, name) do update set due_at = excluded.due_at
-), untimed as (
-    delete from timers using unnest($26::text[], $27::text[]) as x(k, n) where key = k and name = n
+    insert into unpublished (batch, relay) select $1, false where cardinality($21::int[]) > 0
 )
 select (select count(*) from seen) as seen, (select count(*) from created) as created,
        (select count(*) from moved) as moved
@@ -167,12 +185,10 @@ async def write(tx: Tx, plan: Plan, phase: Callable[[Any], str]) -> None:
         *_entity_columns(old, phase),
         [entity.base for entity in old],
         *_message_columns(plan),
-        *_columns([(*at, due) for at, due in plan.timers.items() if due is not None], 3),
-        *_columns([at for at, due in plan.timers.items() if due is None], 2),
     )
     if (row["seen"], row["created"], row["moved"]) != (len(plan.inbox), len(new), len(old)):
         raise ConcurrentWriter("another process of this stage worked on the same case")
-    await _write_rare(tx, plan)
+    await write_rare(tx, plan)
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
@@ -184,7 +200,9 @@ def _entity_columns(entities: Sequence[Entity], phase: Callable[[Any], str]) -> 
         [entity.key for entity in entities],
         [entity.version for entity in entities],
         [entity.sequence for entity in entities],
+        [entity.wake_at for entity in entities],
         [phase(entity.state) for entity in entities],
+        [timers_text(entity.timers) for entity in entities],
         [entity.state.to_bytes().decode() if entity.state else "null" for entity in entities],
     ]
 
@@ -201,12 +219,12 @@ def _message_columns(plan: Plan) -> list[list[Any]]:
     ]
 
 
-async def _write_rare(tx: Tx, plan: Plan) -> None:
+async def write_rare(tx: Tx, plan: Plan) -> None:
+    """Store what most batches do not have: tasks, parked inputs, quarantined records."""
     if plan.tasks:
         await tx.execute(
             "insert into tasks (task_id, key, name, due_at, data)"
-            " select i, k, n, d, j::json"
-            " from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[]) as x(i, k, n, d, j)",
+            " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[])",
             *_columns(
                 [
                     (uid, key, task.name, task.due_at, task.data.to_bytes().decode())
@@ -217,9 +235,10 @@ async def _write_rare(tx: Tx, plan: Plan) -> None:
         )
     if plan.parked:
         await tx.execute(
-            "insert into parked (event_id, key, topic, message_key, headers, value)"
-            " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[])",
-            *_columns([_parked_row(parked) for parked in plan.parked], 6),
+            "insert into parked (event_id, key, topic, message_key, headers, value, until)"
+            " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],"
+            " $6::bytea[], $7::timestamptz[])",
+            *_columns([_parked_row(parked) for parked in plan.parked], 7),
         )
     if plan.unparked:
         await tx.execute("delete from parked where event_id = any($1::uuid[])", plan.unparked)
@@ -238,7 +257,7 @@ async def _write_rare(tx: Tx, plan: Plan) -> None:
 def _parked_row(parked: Parked) -> tuple[Any, ...]:
     record = parked.record
     headers = outbox.pack(record.headers)
-    return parked.uid, parked.key, record.topic, record.key, headers, record.value
+    return parked.uid, parked.key, record.topic, record.key, headers, record.value, parked.until
 
 
 def _quarantine_row(letter: Quarantined) -> tuple[Any, ...]:

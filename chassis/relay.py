@@ -16,7 +16,8 @@ from chassis.roots import batch_id_at, new_batch_id, new_id
 from chassis.log import get_logger
 from chassis.message import Writer, time_header
 from chassis.metrics import StageMetrics
-from chassis.plan import DueTask
+from chassis.fold import PARKED
+from chassis.plan import DueTask, read_timers
 from chassis.postgres import Database, Tx
 from chassis.stage import Stage
 from chassis.transport import Outgoing, Publisher
@@ -25,6 +26,8 @@ from schemas.operations import WatermarkPassed
 
 STALE = timedelta(seconds=30)
 """A consumer's own batch that is unsent for longer belongs to nobody alive; the relay takes it."""
+LEASE = timedelta(seconds=60)
+"""How long a fired timer or a claimed task has to come to something before it is taken up again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,45 +130,72 @@ class Relay:
     # ------------------------------------------------------------ timers
 
     async def fire_timers_once(self, limit: int = 1000) -> bool:
-        """Turn timers that are due into commands to the stage itself; tells whether there are more."""
+        """Turn timers that are due into commands to the stage itself; tells whether there are more.
+
+        The case keeps the timer until the command is decided; if that does not happen within the
+        lease, the timer is fired again under the same id.
+        """
+        now = utc_now()
         async with self._database.transaction() as tx:
             rows = await tx.fetch(
-                "delete from timers where (key, name) in (select key, name from timers"
-                " where due_at <= $1 order by due_at limit $2 for update skip locked)"
-                " returning key, name, due_at",
-                utc_now(),
+                "update entities set wake_at = $2 where key in (select key from entities"
+                " where wake_at <= $1 order by wake_at limit $3 for update skip locked)"
+                " returning key, timers",
+                now,
+                now + LEASE,
                 limit,
             )
-            if not rows:
+            due = [
+                (row["key"], name, at)
+                for row in rows
+                for name, at in read_timers(row["timers"]).items()
+                if at <= now
+            ]
+            due += await self._ended_waits(tx, now, limit)
+            if not due:
                 return False
-            messages = [self._fired(row["key"], row["name"], row["due_at"]) for row in rows]
-            await outbox.store(tx, new_batch_id(), messages, [row["key"] for row in rows])
+            messages = [self._fired(*timer) for timer in due]
+            await outbox.store(tx, new_batch_id(), messages, [key for key, _, _ in due])
         self._wake.set()
         return len(rows) == limit
+
+    async def _ended_waits(self, tx: Tx, now: datetime, limit: int) -> list[tuple[str, str, datetime]]:
+        rows = await tx.fetch(
+            "update parked set until = $2 where event_id in (select event_id from parked"
+            " where until <= $1 limit $3 for update skip locked) returning event_id, key",
+            now,
+            now + LEASE,
+            limit,
+        )
+        return [(row["key"], f"{PARKED}{row['event_id']}", now) for row in rows]
 
     def _fired(self, key: str, name: str, due_at: datetime) -> Outgoing:
         body = self._stage.timer_fired.model_validate(
             {"subject": key, "timer": name, "due_at": due_at}
         )
-        uid = derived_id(foreign_id(self._stage.name, key, due_at), name)
-        return self._message(body, uid)
+        return self._message(body, derived_id(foreign_id(self._stage.name, key, due_at), name))
 
     # ------------------------------------------------------------ tasks
 
-    async def do_tasks_once(self, limit: int = 200) -> bool:
+    async def do_tasks_once(self, limit: int = 1000) -> bool:
         """Do tasks that are due and send their results as commands; tells whether there are more."""
-        async with self._database.transaction() as tx:
+        now = utc_now()
+        async with self._database.session() as tx:
             rows = await tx.fetch(
-                "select task_id, key, name, data from tasks where due_at <= $1"
-                " order by due_at limit $2 for update skip locked",
-                utc_now(),
+                "with claimed as (update tasks set due_at = $2 where task_id in (select task_id"
+                " from tasks where due_at <= $1 order by due_at limit $3 for update skip locked)"
+                " returning task_id, key, name, data)"
+                " select c.*, e.document from claimed c join entities e using (key)",
+                now,
+                now + LEASE,
                 limit,
             )
-            if not rows:
-                return False
-            tasks = [DueTask(row["task_id"], row["key"], row["name"], row["data"]) for row in rows]
-            messages = await self._work_on(tasks)
-            await reach("task_done")
+        if not rows:
+            return False
+        tasks = [DueTask(*row.values()) for row in rows]
+        messages = await self._work_on(tasks)
+        await reach("task_done")
+        async with self._database.transaction() as tx:
             await outbox.store(tx, new_batch_id(), messages, [task.key for task in tasks])
             await tx.execute(
                 "delete from tasks where task_id = any($1::uuid[])", [task.task_id for task in tasks]
@@ -192,7 +222,7 @@ class Relay:
         now = utc_now()
         async with self._database.session() as tx:
             row = await tx.fetchrow(
-                "select (select min(due_at) from timers) as timer,"
+                "select (select min(wake_at) from entities where wake_at is not null) as timer,"
                 " (select min(batch) from unpublished) as batch,"
                 " (select count(*) from unpublished) as pending"
             )

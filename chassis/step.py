@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from schemas.envelope import Body, MessageType
@@ -11,8 +11,7 @@ from schemas.envelope import Body, MessageType
 B_co = TypeVar("B_co", bound=Body, covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Event(Generic[B_co]):
+class Event(NamedTuple, Generic[B_co]):
     """One message as a decision sees it: identity, cause, time, body."""
 
     uid: UUID

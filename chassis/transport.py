@@ -1,7 +1,6 @@
 """The port to the log: what the chassis needs of Kafka, no more; `kafka.py` and `memory.py` fill it."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -34,8 +33,7 @@ class Record(Protocol):
     def headers(self) -> Headers: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A message on its way out; `key` also decides the partition."""
 
     topic: str
@@ -59,10 +57,6 @@ class Reader(Protocol):
         """Commit exactly these next offsets; a lost assignment is logged, not raised."""
         ...
 
-    def rewind(self, offsets: Mapping[Place, int]) -> None:
-        """Read again from these offsets."""
-        ...
-
     def block(self, place: Place, offset: int) -> None:
         """Stop reading a partition at an offset until it is unblocked."""
         ...
@@ -73,6 +67,8 @@ class Reader(Protocol):
 
 
 Handler: TypeAlias = Callable[[Sequence[Record], Reader], Awaitable[None]]
+Settle: TypeAlias = Callable[[], Awaitable[None]]
+"""Waits until everything that a handler has begun is sent and committed."""
 
 
 @lru_cache(maxsize=1 << 16)

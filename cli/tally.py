@@ -7,8 +7,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
-
 from chassis.kafka import reader
 from cli.world import Place
 from schemas import feedback, intake, operations, resolver, router, telephony
@@ -183,7 +181,8 @@ def _routed(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> No
 
 
 def _receipts(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
-    tally.effects.update(receipt.event_id for receipt in body.receipts)
+    for given in body.receipts:
+        tally.effects.update(given.event_ids)
 
 
 def _died(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
@@ -218,7 +217,7 @@ class Counting:
 
     def __init__(self, place: Place) -> None:
         topics = [topic.name for topic in TOPICS]
-        self._consumer: AIOKafkaConsumer = reader(place.kafka, *topics)
+        self._consumer = reader(place.kafka, *topics)
         self.tally = Tally()
 
     async def start(self) -> None:

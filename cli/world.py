@@ -70,6 +70,9 @@ class World:
 
     def wipe(self) -> None:
         """Forget everything in this folder; the parts must be down."""
+        from deploy.local.stack import LocalStack
+
+        LocalStack(self.folder).wipe()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start_stack(self) -> Place:

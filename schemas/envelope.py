@@ -53,7 +53,7 @@ class Body(BaseModel):
     )
 
     @classmethod
-    def parse(cls, value: bytes) -> Self:
+    def parse(cls, value: bytes | str) -> Self:
         """Read a body from JSON bytes; raises pydantic.ValidationError with each field's path."""
         return cls.__pydantic_validator__.validate_json(value)  # type: ignore[no-any-return]
 

@@ -9,12 +9,12 @@ RECEIPTS = "ops.receipts"
 WATERMARKS = "ops.watermarks"
 
 
-class Receipt(Body):
-    """One input that brought about no event, and why that is right."""
+class Receipts(Body):
+    """Inputs of one batch that brought about no event, all for the same reason."""
 
-    event_id: Identifier
-    outcome: Literal["ignored", "waiting", "duplicate"]
+    outcome: Literal["ignored", "waiting"]
     reason: Code
+    event_ids: tuple[Identifier, ...]
 
 
 @message("ops.receipts-given", topic=RECEIPTS, key="group", kind=Kind.RECORD)
@@ -22,7 +22,7 @@ class ReceiptsGiven(Body):
     """The receipts of one batch, together: a receipt per record would double the traffic."""
 
     group: Code
-    receipts: tuple[Receipt, ...]
+    receipts: tuple[Receipts, ...]
 
 
 @message("ops.watermark-passed", topic=WATERMARKS, key="group", kind=Kind.RECORD)

@@ -4,12 +4,17 @@ create table entities (
     key         text collate "C" primary key,
     version     integer not null,
     sequence    integer not null,
+    wake_at     timestamptz,
+    updated_at  timestamptz not null,
     phase       text not null,
-    document    json not null,
-    updated_at  timestamptz not null
+    timers      text not null,
+    document    text not null
 ) with (fillfactor = 80);
+create index entities_to_wake on entities (wake_at) where wake_at is not null;
 comment on table entities is 'What the stage knows of each case (or call): one row, replaced by each step.';
 comment on column entities.sequence is 'How many events this stage has said of the case; the ce_sequence of the last one.';
+comment on column entities.wake_at is 'When the next timer is due, or when a timer that was fired is fired again if nothing came of it.';
+comment on column entities.document is 'The state as JSON; text, because PostgreSQL need not understand it to keep it.';
 
 create table inbox (
     event_id    uuid primary key,
@@ -39,20 +44,12 @@ create table unpublished (
 );
 comment on table unpublished is 'Batches of the outbox that Kafka has not acknowledged yet; relay = no consumer will bring them back.';
 
-create table timers (
-    key         text collate "C" not null,
-    name        text not null,
-    due_at      timestamptz not null,
-    primary key (key, name)
-);
-create index timers_by_due on timers (due_at);
-
 create table tasks (
     task_id     uuid primary key,
     key         text collate "C" not null,
     name        text not null,
     due_at      timestamptz not null,
-    data        json not null
+    data        text not null
 );
 create index tasks_by_due on tasks (due_at);
 comment on table tasks is 'Work at the edge that a decision asked for; done after the commit, its result comes back as a command.';
@@ -64,9 +61,11 @@ create table parked (
     topic       text not null,
     message_key bytea,
     headers     bytea not null,
-    value       bytea
+    value       bytea,
+    until       timestamptz not null
 );
 create index parked_by_key on parked (key);
+create index parked_by_end on parked (until);
 comment on table parked is 'Inputs that came before their case; folded in when it comes, refused when it does not.';
 
 create table quarantine (

@@ -8,7 +8,7 @@ from chassis.clock import utc_now
 from chassis.plan import DueTask
 from chassis.settings import Settings
 from chassis.stage import Stage
-from chassis.vault import Vault
+from chassis.vault import ERASED, Vault
 from schemas import feedback
 from schemas.case import Personal
 from schemas.envelope import Body
@@ -41,38 +41,36 @@ STAGE = Stage(
 
 async def tell(vault: Vault, channel: Channel, tasks: Sequence[DueTask]) -> list[Body]:
     """Tell customers the results of their cases; gives one report per task."""
-    tellings = [Telling.parse(task.data) for task in tasks]
-    await vault.ready([telling.customer.customer_ref for telling in tellings])
-    messages = [
-        _message(vault, task, telling) for task, telling in zip(tasks, tellings, strict=True)
-    ]
+    states = [Feedback.parse(task.document) for task in tasks]
+    await vault.ready([state.case.customer.customer_ref for state in states])
+    messages = [_message(vault, task, state) for task, state in zip(tasks, states, strict=True)]
     reachable = [message for message in messages if message.to]
     results = dict(await channel.send(reachable))
     return [
-        _report(telling, channel.name, results.get(message.message_id, "no_number"))
-        for telling, message in zip(tellings, messages, strict=True)
+        _report(task, state, channel.name, results.get(task.task_id, "no_number"))
+        for task, state in zip(tasks, states, strict=True)
     ]
 
 
-def _message(vault: Vault, task: DueTask, telling: Telling) -> Message:
-    ref = telling.customer.customer_ref
-    opened = vault.open(ref, telling.customer.sealed)
-    personal = Personal.parse(opened.encode()) if opened.startswith("{") else Personal()
-    text = wording(telling.language, telling.case_no, vault.open(ref, telling.decision.text))
+def _message(vault: Vault, task: DueTask, state: Feedback) -> Message:
+    case = state.case
+    ref = case.customer.customer_ref
+    opened = vault.open(ref, case.customer.sealed)
+    personal = Personal() if opened == ERASED else Personal.parse(opened)
+    text = wording(case.language, case.case_no, vault.open(ref, state.decision.text))
     return Message(task.task_id, personal.phone, text)
 
 
-def _report(telling: Telling, channel: str, result: str) -> Body:
-    return feedback.TellingAttempted.model_validate(
-        {
-            "case_id": telling.case_id,
-            "cycle": telling.cycle,
-            "attempt": telling.attempt,
-            "channel": channel,
-            "delivered": result == "delivered",
-            "reason": result,
-            "at": utc_now(),
-        }
+def _report(task: DueTask, state: Feedback, channel: str, result: str) -> Body:
+    telling = Telling.parse(task.data)
+    return feedback.TellingAttempted(
+        case_id=state.case.case_id,
+        cycle=telling.cycle,
+        attempt=telling.attempt,
+        channel=channel,
+        delivered=result == "delivered",
+        reason=result,
+        at=utc_now(),
     )
 
 

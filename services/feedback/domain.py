@@ -16,7 +16,7 @@ from chassis.step import (
     Timer,
     Waiting,
 )
-from schemas.case import Case, Customer, Decision
+from schemas.case import Case, Decision
 from schemas.envelope import Body, Moment
 from schemas.feedback import (
     CaseClosed,
@@ -52,15 +52,10 @@ class Policy:
 
 
 class Telling(Body):
-    """What the notifier needs to tell a customer the result."""
+    """One attempt to tell; the rest stands in the case's state."""
 
-    case_id: str
-    case_no: str
     cycle: int
     attempt: int
-    language: Literal["zh", "en"]
-    customer: Customer
-    decision: Decision
 
 
 class Feedback(Body):
@@ -102,17 +97,7 @@ def on_result(
 
 
 def _telling(state: Feedback, attempt: int, due: datetime) -> Task:
-    case = state.case
-    data = Telling.model_construct(
-        case_id=str(case.case_id),
-        case_no=case.case_no,
-        cycle=case.cycle,
-        attempt=attempt,
-        language=case.language,
-        customer=case.customer,
-        decision=state.decision,
-    )
-    return Task(TELL, due, data)
+    return Task(TELL, due, Telling.model_construct(cycle=state.case.cycle, attempt=attempt))
 
 
 def on_telling_attempted(

@@ -1,0 +1,60 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate
+
+.PHONY: help setup demo up down status test lock check schemas bench test-faults clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(DEV) ## make the environment: libraries, Kafka, PostgreSQL; skipped when up to date
+
+$(RUNTIME): requirements.lock pyproject.toml deploy/setup.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh deploy/setup.sh requirements.lock
+	@touch $@
+
+$(DEV): requirements-dev.lock $(RUNTIME)
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh deploy/setup.sh requirements-dev.lock
+	@touch $@
+
+demo: $(RUNTIME) ## play the hotline once: a recorded PBX in, told customers out (ARGS="--calls 500")
+	@$(BIN)/hotline demo $(ARGS)
+
+up: $(RUNTIME) ## start the stack and the four stages in the background
+	@$(BIN)/hotline up
+
+down: $(RUNTIME) ## stop them; nothing is lost
+	@$(BIN)/hotline down
+
+status: $(RUNTIME) ## what runs, where, how far behind
+	@$(BIN)/hotline status
+
+test: $(DEV) ## all tests, on a real Kafka and a real PostgreSQL
+	@$(BIN)/pytest $(ARGS)
+
+lock: ## resolve requirements*.lock again from pyproject.toml (needs uv)
+	@uv pip compile pyproject.toml $(LOCK) -q -o requirements.lock
+	@uv pip compile pyproject.toml --extra dev $(LOCK) -q -o requirements-dev.lock
+
+check: $(DEV) ## style, types, architecture, contract
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/pytest -q tests/architecture tests/contracts
+
+schemas: $(DEV) ## write JSON Schemas and AsyncAPI from schemas/
+	@$(BIN)/python -m schemas.generate
+
+bench: $(DEV) ## speed and cost, in pairs against bench/naive (ARGS="--quick")
+	@$(BIN)/python -m bench $(ARGS)
+
+test-faults: $(DEV) ## the long fault runs
+	@$(BIN)/pytest -m faults $(ARGS)
+
+clean: ## forget the environment and everything that ran
+	rm -rf $(VENV) .run .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,102 @@
+"""Reads what work cost: CPU seconds by part, memory, bytes of write-ahead log; and the conditions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """CPU seconds of each part, bytes of write-ahead log."""
+
+    workers: float
+    postgres: float
+    broker: float
+    wal: int
+
+    def __sub__(self, earlier: Cost) -> Cost:
+        return Cost(
+            self.workers - earlier.workers,
+            self.postgres - earlier.postgres,
+            self.broker - earlier.broker,
+            self.wal - earlier.wal,
+        )
+
+    @property
+    def cpu(self) -> float:
+        """CPU seconds of everything but the load generator."""
+        return self.workers + self.postgres + self.broker
+
+
+class Meter:
+    """Measures the processes of one world."""
+
+    def __init__(self, database_url: str, postgres_pid: int, broker_pid: int) -> None:
+        self._url, self._postgres, self._broker = database_url, postgres_pid, broker_pid
+
+    async def read(self, workers: Iterable[int]) -> Cost:
+        """Read all counters now; processes that have ended count nothing."""
+        connection = await asyncpg.connect(self._url)
+        try:
+            wal = await connection.fetchval("select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint")
+        finally:
+            await connection.close()
+        return Cost(
+            sum(_cpu(pid) for pid in workers),
+            _cpu(self._postgres, reaped=True) + sum(_cpu(pid) for pid in _children(self._postgres)),
+            _cpu(self._broker),
+            wal,
+        )
+
+
+def _cpu(pid: int, *, reaped: bool = False) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
+    return sum(int(field) for field in fields[11 : 15 if reaped else 13]) / _TICK
+
+
+def _children(pid: int) -> list[int]:
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def pss_mib(pids: Iterable[int]) -> float:
+    """Proportional memory of processes, MiB."""
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return round(total / 1024, 1)
+
+
+def conditions() -> dict[str, Any]:
+    """What a reader needs to judge the figures."""
+    versions = {name: metadata.version(name) for name in ("faststream", "aiokafka", "asyncpg", "pydantic")}
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+        "versions": versions,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,1 @@
+"""How a hotline is run: the embedded local stack, and what operations needs."""

@@ -1,0 +1,1 @@
+"""Kafka and PostgreSQL for one machine: no Docker, no Java, no PostgreSQL installed, not even root."""
