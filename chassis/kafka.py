@@ -484,3 +484,37 @@ def reader(
     )
 
 
+
+
+async def lag_of(
+    connection: Connection, group: str, topics: Sequence[str], *, strict: bool = False
+) -> dict[Place, int]:
+    """Count the records that a group has not committed, by partition; raises Transient.
+
+    Commits are read first, ends second, so the figure is never negative. A group without a commit
+    counts from the beginning, or with `strict` is left out.
+    """
+    admin = await _admin(connection)
+    consumer = reader(connection, read_committed=False)
+    try:
+        commits = await admin.list_consumer_group_offsets(connection.prefix + group)
+        await consumer.start()
+        tps = [
+            TopicPartition(connection.prefix + topic, partition)
+            for topic in topics
+            for partition in range(BY_NAME[topic].partitions)
+        ]
+        ends, starts = await consumer.end_offsets(tps), await consumer.beginning_offsets(tps)
+    except (KafkaError, OSError) as error:
+        raise Transient(f"kafka does not tell the offsets of {group}: {type(error).__name__}") from error
+    finally:
+        await _abandon(consumer)
+        await admin.close()
+    known = {tp: commits[tp].offset for tp in tps if tp in commits and commits[tp].offset >= 0}
+    if strict and not known:
+        return {}
+    cut = len(connection.prefix)
+    return {
+        Place(tp.topic[cut:], tp.partition): max(0, ends[tp] - max(known.get(tp, 0), starts[tp]))
+        for tp in tps
+    }

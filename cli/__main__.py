@@ -53,6 +53,158 @@ def demo(
     raise typer.Exit(FINE if summary["complete"] else PROBLEM)
 
 
+@app.command()
+def up(folder: Folder = _UP, json: Json = False) -> None:
+    """Start the stack and the four stages in the background; a second `up` goes on where it was."""
+    from cli import show
+    from cli.world import World
+
+    world = World(folder, show.progress)
+
+    async def work() -> dict[str, Any]:
+        place = await asyncio.to_thread(world.start_stack)
+        await world.prepare(place)
+        show.progress("starting the stages that do not run")
+        await asyncio.to_thread(world.start_stages, place)
+        await world.wait_ready()
+        return await _overview(world)
+
+    overview = _run(work())
+    show.as_json(overview) if json else show.status(overview, hints=True)
+
+
+@app.command()
+def down(folder: Folder = _UP, json: Json = False) -> None:
+    """Stop the stages and the stack; what is not finished goes on at the next `up`."""
+    from cli import show
+    from cli.world import World
+
+    world = World(folder, show.progress)
+    killed = world.stop_stages()
+    world.stop_stack()
+    if json:
+        show.as_json({"stopped": True, "killed": killed})
+    else:
+        show.out.print("stopped" + (f"; had to be killed: {', '.join(killed)}" if killed else ""))
+    raise typer.Exit(PROBLEM if killed else FINE)
+
+
+@app.command()
+def status(folder: Folder = _UP, json: Json = False) -> None:
+    """What runs, where, lag per group, and whether each process makes progress."""
+    from cli import show
+    from cli.world import World
+
+    overview = _run(_overview(World(folder)))
+    show.as_json(overview) if json else show.status(overview)
+    fine = all(stage["state"] in ("ok", "catching up") for stage in overview["stages"].values())
+    raise typer.Exit(FINE if fine else PROBLEM)
+
+
+async def _overview(world: Any) -> dict[str, Any]:
+    from cli.status import department_lag, stack_status, stage_status
+
+    return {
+        "folder": str(world.folder),
+        "stack": stack_status(world),
+        "stages": await stage_status(world),
+        "departments": await department_lag(world),
+    }
+
+
+@app.command()
+def doctor(folder: Folder = _UP, json: Json = False) -> None:
+    """Check this machine and the configuration; says what is wrong and what to do."""
+    from cli import show
+    from cli.status import examine
+    from cli.world import World
+
+    found = _run(examine(World(folder)))
+    if json:
+        show.as_json([{"fine": fine, "what": what, "next": "" if fine else next_} for fine, what, next_ in found])
+    else:
+        show.findings(found)
+    raise typer.Exit(FINE if all(fine for fine, _, _ in found) else PROBLEM)
+
+
+@app.command()
+def migrate(folder: Folder = _UP) -> None:
+    """Bring the topics and the database schemas up to date."""
+    from cli import show
+    from cli.world import World
+
+    world = World(folder, show.progress)
+    _run(world.prepare(world.place()))
+
+
+@case_app.command("show")
+def case_show(
+    asked: Annotated[str, typer.Argument(metavar="ID|NUMBER", help="Case id, case number C-…, or call id.")],
+    folder: Folder = _UP,
+    json: Json = False,
+) -> None:
+    """Print a case's history in order, with the time between steps."""
+    from cli import show
+    from cli.history import case_id_of, history, state
+    from cli.world import World
+
+    async def work() -> dict[str, Any] | None:
+        place = World(folder).place()
+        case_id = await case_id_of(place, asked)
+        lines = await history(place, case_id) if case_id else []
+        if not lines or case_id is None:
+            return None
+        before = [None, *(line.at for line in lines)]
+        return {
+            "case_id": str(case_id),
+            "stages": await state(place, case_id),
+            "history": [line.as_json(at) for line, at in zip(lines, before, strict=False)],
+        }
+
+    found = _run(work())
+    if found is None:
+        raise typer.Exit(_say("no such case", f"nobody has said anything about {asked}", "hotline events tail", PROBLEM))
+    show.as_json(found) if json else show.case(found)
+
+
+@events_app.command("tail")
+def events_tail(
+    case: Annotated[str, typer.Option("--case", help="Only this case.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what comes.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Print at most so many.")] = 200,
+    folder: Folder = _UP,
+    json: Json = False,
+) -> None:
+    """Print events as they are on the topics: headers only, no personal data."""
+    from cli.tail import tail
+    from cli.world import World
+
+    _run(tail(World(folder).place(), case, follow=follow, limit=limit, as_json=json))
+
+
+@topics_app.command("apply")
+def topics_apply(folder: Folder = _UP, json: Json = False) -> None:
+    """Create missing topics and partitions."""
+    from chassis.kafka import apply_topics
+    from cli import show
+    from cli.world import World
+
+    done = _run(apply_topics(World(folder).place().kafka))
+    show.as_json(done) if json else show.lines(done or ["nothing to do"])
+
+
+@topics_app.command("check")
+def topics_check(folder: Folder = _UP, json: Json = False) -> None:
+    """Compare the cluster's topics with the contract."""
+    from chassis.kafka import check_topics
+    from cli import show
+    from cli.world import World
+
+    faults = _run(check_topics(World(folder).place().kafka))
+    show.as_json(faults) if json else show.lines(faults or ["topics are as declared"])
+    raise typer.Exit(PROBLEM if faults else FINE)
+
+
 def _run(work: Any) -> Any:
     """Run asynchronous work quietly."""
     import logging

@@ -78,6 +78,7 @@ class Demo:
             await self._count(counting, playing, within)
         finally:
             await asyncio.gather(people.stop(), counting.stop(), publisher.stop())
+            await vault.close()
         return _result(counting)
 
     async def _play_load(self, telephony: Telephony) -> None:

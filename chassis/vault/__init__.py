@@ -126,6 +126,10 @@ class Vault:
         self._keys: OrderedDict[str, tuple[float, _CustomerKey | None]] = OrderedDict()
         self._service = AESGCM(master_service_key(master))
 
+    async def close(self) -> None:
+        """Let go of the database."""
+        await self._database.close()
+
     def customer_ref(self, phone: str) -> str:
         """Give the reference of the person behind a normalised phone number (blind index)."""
         return self._master.blind(phone)

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import uuid
+import warnings
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,9 @@ def classpath(progress: Callable[[str], None]) -> str:
             return ":".join(str(jar) for jar in jars)
     progress(f"fetching Kafka {VERSION} (43 MB, once)")
     try:
-        jars = list(jgo.build(_COORDINATES).all_jars)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # jgo misses XDG_RUNTIME_DIR, which it does not need
+            jars = list(jgo.build(_COORDINATES).all_jars)
     except Exception as error:
         raise StackError(
             f"Kafka {VERSION} could not be fetched\n  {type(error).__name__}: {error}\n"

@@ -1,0 +1,125 @@
+"""The history of one case, from what each stage said and kept."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from chassis.ids import is_case_number
+from chassis.outbox import unpack
+from chassis.postgres import Database, Tx
+from cli.world import Place
+from schemas.topics import STAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that was said about a case."""
+
+    at: datetime
+    stage: str
+    event: str
+    sequence: int | None
+    event_id: str
+    cause: str | None
+    topic: str
+    sent: bool
+
+    def as_json(self, before: datetime | None) -> dict[str, Any]:
+        """The line for a script; `after_ms` is the time since the line before."""
+        after = None if before is None else round((self.at - before).total_seconds() * 1000, 1)
+        return {
+            "at": self.at.isoformat(),
+            "stage": self.stage,
+            "event": self.event,
+            "sequence": self.sequence,
+            "after_ms": after,
+            "event_id": self.event_id,
+            "cause": self.cause,
+            "topic": self.topic,
+            "sent": self.sent,
+        }
+
+
+async def case_id_of(place: Place, asked: str) -> UUID | None:
+    """Find the case behind an id, a case number or a call id; None when nobody knows it."""
+    try:
+        return UUID(asked)
+    except ValueError:
+        pass
+    async with _session(place, "intake") as tx:
+        if is_case_number(asked):
+            found = await _by_number(place, asked.strip().upper())
+            return UUID(found) if found else None
+        found = await tx.fetchval(
+            "select document::json->>'case_id' from entities where key = $1", asked
+        )
+    return UUID(found) if found else None
+
+
+async def _by_number(place: Place, number: str) -> str | None:
+    for stage in ("router", "feedback"):
+        async with _session(place, stage) as tx:
+            found = await tx.fetchval(
+                "select key from entities where document::json->'case'->>'case_no' = $1", number
+            )
+        if found:
+            return str(found)
+    return None
+
+
+async def history(place: Place, case_id: UUID) -> list[Line]:
+    """Everything the four stages said about a case, in the order of time."""
+    lines: list[Line] = []
+    for stage in STAGES:
+        async with _session(place, stage) as tx:
+            rows = await tx.fetch(
+                "select topic, headers, u.batch is null as sent from outbox"
+                " left join unpublished u using (batch) where correlation = $1",
+                str(case_id),
+            )
+        lines += [_line(stage, row) for row in rows]
+    stages = {stage: index for index, stage in enumerate(STAGES)}
+    return sorted(lines, key=lambda line: (line.at, stages[line.stage], line.sequence or 0))
+
+
+def _line(stage: str, row: Any) -> Line:
+    headers = {name: value.decode() for name, value in unpack(row["headers"])}
+    sequence = headers.get("ce_sequence")
+    return Line(
+        datetime.fromisoformat(headers["ce_time"]),
+        stage,
+        headers["ce_type"],
+        int(sequence) if sequence else None,
+        headers["ce_id"],
+        headers.get("ce_causationid"),
+        row["topic"],
+        row["sent"],
+    )
+
+
+async def state(place: Place, case_id: UUID) -> dict[str, str]:
+    """Where each stage stands with a case; a stage that does not know it is left out."""
+    phases = {}
+    for stage in STAGES[1:]:
+        async with _session(place, stage) as tx:
+            phase = await tx.fetchval("select phase from entities where key = $1", str(case_id))
+        if phase:
+            phases[stage] = str(phase)
+    return phases
+
+
+@asynccontextmanager
+async def _session(place: Place, stage: str) -> AsyncIterator[Tx]:
+    """A short-lived connection to one stage's schema, for reading."""
+    database = Database(place.database_url, f"{place.database_prefix}{stage}", size=1)
+    await database.open()
+    try:
+        async with database.session() as tx:
+            yield tx
+    finally:
+        await database.close()

