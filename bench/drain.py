@@ -79,7 +79,15 @@ class Drain:
         for build, last, expected in phases:
             await self._publish(build())
             done = await self._drain(variant, last, expected)
-            if os.environ.get("BENCH_PHASES"): print("  phase", round(done[0],2), done[1], round(done[1]/done[0]), round(done[2].cpu/done[0],2), done[2])
+            if os.environ.get("BENCH_PHASES"):
+                print(
+                    "  phase",
+                    round(done[0], 2),
+                    done[1],
+                    round(done[1] / done[0]),
+                    round(done[2].cpu / done[0], 2),
+                    done[2],
+                )
             seconds, handled, pss = seconds + done[0], handled + done[1], max(pss, done[3])
             total = Cost(
                 total.workers + done[2].workers,
@@ -99,9 +107,7 @@ class Drain:
             await publisher.publish(messages[start : start + 4000])
         await publisher.stop()
 
-    async def _drain(
-        self, variant: Variant, last: str, expected: int
-    ) -> tuple[float, int, Cost, float]:
+    async def _drain(self, variant: Variant, last: str, expected: int) -> tuple[float, int, Cost, float]:
         """Start the stages on the backlog; measure from all ready until the last stage has it all."""
         wanted = self._goal[last] + expected
         pids = self._start(variant)

@@ -28,6 +28,7 @@ resolved, telling, rating (feedback)."""
 _CUSTOMERS_PER = 3
 _RULES = load_rules(RouterSettings.model_fields["rules_file"].default)
 
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """One case of the load: its ids are known before it happens, because ids are derived."""
@@ -45,7 +46,7 @@ class Load:
 
     def __init__(self, vault: Vault, cases: int, *, start: int = 0) -> None:
         self._vault, self._writer = vault, Writer("bench")
-        self._dice = random.Random(start)  # noqa: S311 - repeatable load
+        self._dice = random.Random(start)
         self._range = range(start, start + cases)
         self._run = new_id().hex[:12]
         self.planned: list[Planned] = []
@@ -70,7 +71,9 @@ class Load:
             telephony.CallOffered(**base, customer_ref=self._ref(index), dialled="95000", language="zh"),
             telephony.CallQueued(**base, queue="cards", visit=1, position=index % 9),
             telephony.CallAnswered(**base, queue="cards", visit=1, agent=agent, wait_ms=wait),
-            telephony.TalkEnded(**base, queue="cards", visit=1, agent=agent, talk_ms=wait * 2, ended_by="caller"),
+            telephony.TalkEnded(
+                **base, queue="cards", visit=1, agent=agent, talk_ms=wait * 2, ended_by="caller"
+            ),
             telephony.CallEnded(**base, cause="normal", total_ms=wait * 3),
         ]
         messages = [self._message(fact, new_id()) for fact in facts]
@@ -89,7 +92,9 @@ class Load:
                 "department": case.department,
                 "clerk": f"clerk-{case.index % 30}",
             }
-            text = self._vault.seal(case.ref, f"{scripts()[case.index % len(scripts())].resolution} ({case.index})")
+            text = self._vault.seal(
+                case.ref, f"{scripts()[case.index % len(scripts())].resolution} ({case.index})"
+            )
             decision = Decision(outcome="upheld", text=text, root_cause=f"cause-{case.index % 17}")
             messages.append(self._message(resolver.AcceptanceRequested(**holder), new_id()))
             messages.append(
@@ -161,4 +166,3 @@ def department_of(category: str, product: str) -> str:
         ):
             return rule.department
     return "triage"
-

@@ -1,25 +1,27 @@
 """One pass of a stage: read a batch, decide, store once, send, mark, commit."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from chassis import outbox, plan
 from chassis.clock import monotonic, utc_now
 from chassis.failpoints import reach
 from chassis.faults import Bug, backoff, is_data_fault, is_transient
 from chassis.fold import Fold, Input
-from chassis.roots import new_batch_id
-from chassis.inbox import digest_of, seen_before
+from chassis.inbox import Seen, digest_of, seen_before
 from chassis.log import get_logger
 from chassis.message import PassedOver, Poison, Writer, read
 from chassis.metrics import StageMetrics
 from chassis.plan import Plan
 from chassis.postgres import Database, Tx
+from chassis.roots import new_batch_id
 from chassis.stage import Stage
 from chassis.step import Event
 from chassis.transport import Outgoing, Place, Publisher, Reader, Record
 from chassis.vault import SealRecord
+
 
 class _Stored(NamedTuple):
     """A batch that is in the database: what must be sent, then marked, then committed."""
@@ -154,9 +156,7 @@ class Pass:
         self._metrics.blocked(place, blocked=False)
         reader.unblock(place)
 
-    async def _store(
-        self, records: Sequence[Record], condemned: dict[int, Poison] | None = None
-    ) -> _Stored:
+    async def _store(self, records: Sequence[Record], condemned: dict[int, Poison] | None = None) -> _Stored:
         offsets = {place: last + 1 for place, (_, last) in span(records).items()}
         readable = [read(record, self._handled) for record in records]
         for index, poison in (condemned or {}).items():
@@ -188,21 +188,17 @@ class Pass:
         if keys:
             current.entities = await plan.load(tx, keys, self._stage.state)
             await self._expect_parked(tx, fold, keys)
-        for record, item in zip(records, readable, strict=True):
-            if isinstance(item, Poison):
-                fold.quarantine(record, item)
+        for record, poison in zip(records, readable, strict=True):
+            if isinstance(poison, Poison):
+                fold.quarantine(record, poison)
         policy = self._stage.policy
         if self._stage.prepare is not None and fresh:
             deciding = [*(item.event for item in fresh), *fold.waiting_events]
             policy = await self._stage.prepare(tx, deciding, policy)
         fold.decide_all(fresh, policy)
-        first_digest = {item.event.uid: digest_of(item.record.value) for item in inputs}
-        for item in repeated:
-            known = seen[item.event.uid].digest if item.event.uid in seen else None
-            expected = first_digest[item.event.uid] if known is None else known
-            if digest_of(item.record.value) != expected:
-                reuse = Poison("id_reuse", "this id was used before for other content", item.event.key)
-                fold.quarantine(item.record, reuse, item.event)
+        for item in _reused(inputs, repeated, seen):
+            reuse = Poison("id_reuse", "this id was used before for other content", item.event.key)
+            fold.quarantine(item.record, reuse, item.event)
         fold.finish()
         self._metrics.repeated(len(repeated))
         return sorted({known.batch for known in seen.values() if known.unpublished})
@@ -251,6 +247,15 @@ def _distinct(
             else:
                 first[item.uid] = candidate
     return list(first.values()), repeated
+
+
+def _reused(inputs: Sequence[Input], repeated: Sequence[Input], seen: dict[UUID, Seen]) -> Iterator[Input]:
+    """Find repetitions whose content is not what was handled under the same id."""
+    digests = {item.event.uid: digest_of(item.record.value) for item in inputs} if repeated else {}
+    digests.update({uid: known.digest for uid, known in seen.items()})
+    for item in repeated:
+        if digest_of(item.record.value) != digests[item.event.uid]:
+            yield item
 
 
 def span(records: Sequence[Record]) -> dict[Place, tuple[int, int]]:

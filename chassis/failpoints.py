@@ -5,9 +5,7 @@ import os
 import signal
 
 _ARMED: dict[str, str] = (
-    dict(
-        entry.split("=", 1) for entry in os.environ.get("HOTLINE_FAILPOINTS", "").split(",") if "=" in entry
-    )
+    dict(entry.split("=", 1) for entry in os.environ.get("HOTLINE_FAILPOINTS", "").split(",") if "=" in entry)
     if os.environ.get("HOTLINE_TESTING") == "1"
     else {}
 )

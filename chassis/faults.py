@@ -1,9 +1,9 @@
 """Faults by what the machine does next: wait and retry, quarantine, or stop that partition.
 
-    Fault
-    ├── Transient    the infrastructure is away: back off, retry for ever, acknowledge nothing
-    ├── Misconfigured    a setting is wrong: say which, exit with code 78
-    └── Bug          a decision raised: block its partition, raise the alarm
+Fault
+├── Transient    the infrastructure is away: back off, retry for ever, acknowledge nothing
+├── Misconfigured    a setting is wrong: say which, exit with code 78
+└── Bug          a decision raised: block its partition, raise the alarm
 """
 
 import random
@@ -43,9 +43,7 @@ _INFRASTRUCTURE_CLASSES = ("08", "40", "53", "55", "57", "58", "XX", "25")
 
 def is_data_fault(error: BaseException) -> bool:
     """Tell whether PostgreSQL refused the data itself (SQLSTATE class 22), so a retry cannot help."""
-    return isinstance(error, asyncpg.PostgresError) and str(error.sqlstate or "").startswith(
-        _DATA_CLASSES
-    )
+    return isinstance(error, asyncpg.PostgresError) and str(error.sqlstate or "").startswith(_DATA_CLASSES)
 
 
 def is_transient(error: BaseException) -> bool:

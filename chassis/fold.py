@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from chassis.faults import Bug
@@ -17,6 +17,7 @@ from chassis.vault import SealRecord
 from schemas.envelope import BY_BODY, Body
 from schemas.operations import LetterDied, Receipts, ReceiptsGiven
 
+Ended: TypeAlias = Literal["ignored", "waiting"]
 PARKED = "parked."
 """A timer of this name ends the waiting of one input: `parked.<event id>`."""
 
@@ -36,7 +37,7 @@ class Fold:
         self._stage, self._writer, self.plan, self._seal = stage, writer, plan, seal
         self._policy = stage.policy
         self._at = time_header(plan.now)
-        self._receipts: dict[tuple[str, str], list[str]] = {}
+        self._receipts: dict[tuple[Ended, str], list[str]] = {}
         self._waiting: dict[str, list[Parked]] = {}
         self._events_of: dict[UUID, Event[Any]] = {}
 
@@ -75,7 +76,12 @@ class Fold:
             quarantine_id=letter_id,
             first_seen=self.plan.now,
         )
-        self._say(body, derived_id(letter_id, "dead"), poison.event_key or place, cause=event.name if event else place)
+        self._say(
+            body,
+            derived_id(letter_id, "dead"),
+            poison.event_key or place,
+            cause=event.name if event else place,
+        )
 
     def finish(self) -> None:
         """Write the receipts of the whole batch as one message."""
@@ -215,7 +221,7 @@ class Fold:
                 return Ignored("gave_up_waiting")
         return Ignored("no_longer_waiting")
 
-    def _receipt(self, event: Event[Any], outcome: str, reason: str) -> None:
+    def _receipt(self, event: Event[Any], outcome: Ended, reason: str) -> None:
         self._receipts.setdefault((outcome, reason), []).append(event.name)
 
     def _seen(self, event: Event[Any], record: Record, outcome: str) -> None:
@@ -231,5 +237,3 @@ class Fold:
 def _stamp(uid: UUID, record: Record) -> UUID:
     """Give letters a time prefix: the event's own, else the record's append time."""
     return uid if uid.int else UUID(int=max(record.timestamp, 0) << 80)
-
-

@@ -54,9 +54,7 @@ class Server:
     """An HTTP server inside a stage's event loop."""
 
     def __init__(self, app: Starlette, host: str, port: int, port_file: Path | None) -> None:
-        config = uvicorn.Config(
-            app, host=host, port=port, log_config=None, access_log=False, lifespan="off"
-        )
+        config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="off")
         self._server = uvicorn.Server(config)
         self._port_file = port_file
         self._task: asyncio.Task[None] | None = None

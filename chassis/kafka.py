@@ -131,9 +131,7 @@ def _shape_faults(topic: Topic, entry: Mapping[str, Any] | None) -> list[str]:
 async def _setting_faults(
     admin: AIOKafkaAdminClient, connection: Connection, topics: Sequence[Topic]
 ) -> list[str]:
-    resources = [
-        ConfigResource(ConfigResourceType.TOPIC, connection.prefix + topic.name) for topic in topics
-    ]
+    resources = [ConfigResource(ConfigResourceType.TOPIC, connection.prefix + topic.name) for topic in topics]
     if not resources:
         return []
     found: dict[str, dict[str, str]] = {}
@@ -311,7 +309,7 @@ class Progress:
 _progress: dict[int, Progress] = {}
 
 
-class Subscription(ConsumerRebalanceListener):
+class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka carries no types
     """One consumer group's reading of some topics: batches of raw records, explicit commits."""
 
     def __init__(
@@ -470,7 +468,11 @@ async def _undecoded(message: StreamMessage[Any]) -> Any:
 
 
 def reader(
-    connection: Connection, *topics: str, group: str | None = None, read_committed: bool = True, **settings: Any
+    connection: Connection,
+    *topics: str,
+    group: str | None = None,
+    read_committed: bool = True,
+    **settings: Any,
 ) -> AIOKafkaConsumer:
     """Build a plain consumer for tools: no automatic commits, from the beginning."""
     return AIOKafkaConsumer(
@@ -482,8 +484,6 @@ def reader(
         isolation_level="read_committed" if read_committed else "read_uncommitted",
         **settings,
     )
-
-
 
 
 async def lag_of(

@@ -47,10 +47,7 @@ class MemoryLog:
     def records(self, topic: str) -> list[MemoryRecord]:
         """List a topic's records, partition by partition."""
         return [
-            record
-            for place in sorted(self.places)
-            if place.topic == topic
-            for record in self.places[place]
+            record for place in sorted(self.places) if place.topic == topic for record in self.places[place]
         ]
 
 

@@ -145,9 +145,7 @@ class Writer:
 
     def __init__(self, source: str) -> None:
         self._source = ("ce_source", f"/hotline/{source}".encode())
-        self._types = {
-            kind.body: ("ce_type", kind.wire.encode()) for kind in BY_BODY.values()
-        }
+        self._types = {kind.body: ("ce_type", kind.wire.encode()) for kind in BY_BODY.values()}
 
     def write(
         self,

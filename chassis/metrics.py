@@ -13,30 +13,43 @@ class StageMetrics:
 
     def __init__(self, stage: str) -> None:
         self.registry = CollectorRegistry()
-        common = {"registry": self.registry}
+        registry = self.registry
         self._handled = Counter(
-            "pipeline_handled_events", "Inputs by outcome", ["stage", "outcome"], **common
+            "pipeline_handled_events", "Inputs by outcome", ["stage", "outcome"], registry=registry
         )
-        self._said = Counter("pipeline_published_messages", "Messages sent", ["stage"], **common)
-        self._repeated = Counter("pipeline_repeated_events", "Redelivered inputs", ["stage"], **common)
-        self._retried = Counter("pipeline_retries", "Passes tried again", ["stage", "cause"], **common)
+        self._said = Counter("pipeline_published_messages", "Messages sent", ["stage"], registry=registry)
+        self._repeated = Counter(
+            "pipeline_repeated_events", "Redelivered inputs", ["stage"], registry=registry
+        )
+        self._retried = Counter(
+            "pipeline_retries", "Passes tried again", ["stage", "cause"], registry=registry
+        )
         self._quarantined = Counter(
-            "pipeline_quarantined_records", "Records put aside", ["stage", "reason"], **common
+            "pipeline_quarantined_records", "Records put aside", ["stage", "reason"], registry=registry
         )
         self._blocked = Gauge(
-            "pipeline_partition_blocked", "1 while a decision raises", ["stage", "topic", "partition"], **common
+            "pipeline_partition_blocked",
+            "1 while a decision raises",
+            ["stage", "topic", "partition"],
+            registry=registry,
         )
         self._duration = Histogram(
-            "pipeline_pass_seconds", "Duration of a pass", ["stage"], buckets=_SECONDS, **common
+            "pipeline_pass_seconds", "Duration of a pass", ["stage"], buckets=_SECONDS, registry=registry
         )
         self.outbox_age = Gauge(
-            "pipeline_outbox_oldest_unpublished_seconds", "Age of the oldest unsent batch", ["service"], **common
+            "pipeline_outbox_oldest_unpublished_seconds",
+            "Age of the oldest unsent batch",
+            ["service"],
+            registry=registry,
         ).labels(stage)
         self.outbox_rows = Gauge(
-            "pipeline_outbox_pending_rows", "Batches not sent yet", ["service"], **common
+            "pipeline_outbox_pending_rows", "Batches not sent yet", ["service"], registry=registry
         ).labels(stage)
         self.lag = Gauge(
-            "pipeline_consumer_lag_records", "Records not committed yet", ["group", "topic", "partition"], **common
+            "pipeline_consumer_lag_records",
+            "Records not committed yet",
+            ["group", "topic", "partition"],
+            registry=registry,
         )
         self._stage = stage
         self.handled_total = 0

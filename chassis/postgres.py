@@ -131,13 +131,13 @@ async def _apply(connection: Any, schema: str, name: str, sql: str) -> bool:
     if known == checksum:
         return False
     if known is not None:
-        raise Misconfigured(f"migration {name} was changed after it was applied to {schema}: add a new file instead")
+        raise Misconfigured(
+            f"migration {name} was changed after it was applied to {schema}: add a new file instead"
+        )
     await connection.execute(sql)
     await connection.execute("insert into migrations (name, checksum) values ($1, $2)", name, checksum)
     for rights in ("select, insert, update, delete on all tables", "usage on all sequences"):
-        await connection.execute(
-            f"grant {rights} in schema {_quoted(schema)} to {_quoted(role_of(schema))}"
-        )
+        await connection.execute(f"grant {rights} in schema {_quoted(schema)} to {_quoted(role_of(schema))}")
     return True
 
 

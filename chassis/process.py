@@ -91,12 +91,8 @@ class Process:
         await self._wait_for("postgres", self._open_databases)
         await self._wait_for("kafka", self._preflight)
         await self._wait_for("kafka", self._publisher.start)
-        relay = Relay(
-            self._stage, self._database, self._publisher, self._metrics, process=str(os.getpid())
-        )
-        handle = Pass(
-            self._stage, self._database, self._publisher, self._vault.seal_record, self._metrics
-        )
+        relay = Relay(self._stage, self._database, self._publisher, self._metrics, process=str(os.getpid()))
+        handle = Pass(self._stage, self._database, self._publisher, self._vault.seal_record, self._metrics)
         self._subscription = Subscription(
             self._settings.kafka, self._stage.name, self._stage.inputs, handle, handle.settle
         )
@@ -127,7 +123,9 @@ class Process:
             await database.open()
             async with database.session() as tx:
                 if await tx.fetchval("select to_regclass('migrations')") is None:
-                    raise Misconfigured(f"schema {database.schema} is empty: run `hotline up` or `hotline migrate`")
+                    raise Misconfigured(
+                        f"schema {database.schema} is empty: run `hotline up` or `hotline migrate`"
+                    )
 
     async def _preflight(self) -> None:
         faults = await check_topics(self._settings.kafka, self._stage.inputs)

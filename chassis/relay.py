@@ -11,14 +11,14 @@ from chassis import outbox
 from chassis.clock import utc_now
 from chassis.failpoints import reach
 from chassis.faults import backoff, is_transient
+from chassis.fold import PARKED
 from chassis.ids import derived_id, foreign_id
-from chassis.roots import batch_id_at, new_batch_id, new_id
 from chassis.log import get_logger
 from chassis.message import Writer, time_header
 from chassis.metrics import StageMetrics
-from chassis.fold import PARKED
 from chassis.plan import DueTask, read_timers
 from chassis.postgres import Database, Tx
+from chassis.roots import batch_id_at, new_batch_id, new_id
 from chassis.stage import Stage
 from chassis.transport import Outgoing, Publisher
 from schemas.envelope import BY_BODY, Body
@@ -123,9 +123,7 @@ class Relay:
 
     def _message(self, body: Body, uid: UUID, cause: str | None = None) -> Outgoing:
         key = str(getattr(body, BY_BODY[type(body)].key))
-        return self._writer.write(
-            body, uid=uid, at=time_header(utc_now()), correlation=key, cause=cause
-        )
+        return self._writer.write(body, uid=uid, at=time_header(utc_now()), correlation=key, cause=cause)
 
     # ------------------------------------------------------------ timers
 
@@ -170,9 +168,7 @@ class Relay:
         return [(row["key"], f"{PARKED}{row['event_id']}", now) for row in rows]
 
     def _fired(self, key: str, name: str, due_at: datetime) -> Outgoing:
-        body = self._stage.timer_fired.model_validate(
-            {"subject": key, "timer": name, "due_at": due_at}
-        )
+        body = self._stage.timer_fired.model_validate({"subject": key, "timer": name, "due_at": due_at})
         return self._message(body, derived_id(foreign_id(self._stage.name, key, due_at), name))
 
     # ------------------------------------------------------------ tasks

@@ -29,7 +29,9 @@ app.add_typer(events_app, name="events")
 app.add_typer(topics_app, name="topics")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
-Folder = Annotated[Path, typer.Option("--dir", help="Where this hotline keeps its files.", envvar="HOTLINE_DIR")]
+Folder = Annotated[
+    Path, typer.Option("--dir", help="Where this hotline keeps its files.", envvar="HOTLINE_DIR")
+]
 _UP = Path(".run/up")
 _DEMO = Path(".run/demo")
 
@@ -121,7 +123,9 @@ def doctor(folder: Folder = _UP, json: Json = False) -> None:
 
     found = _run(examine(World(folder)))
     if json:
-        show.as_json([{"fine": fine, "what": what, "next": "" if fine else next_} for fine, what, next_ in found])
+        show.as_json(
+            [{"fine": fine, "what": what, "next": "" if fine else next_} for fine, what, next_ in found]
+        )
     else:
         show.findings(found)
     raise typer.Exit(FINE if all(fine for fine, _, _ in found) else PROBLEM)
@@ -163,7 +167,9 @@ def case_show(
 
     found = _run(work())
     if found is None:
-        raise typer.Exit(_say("no such case", f"nobody has said anything about {asked}", "hotline events tail", PROBLEM))
+        raise typer.Exit(
+            _say("no such case", f"nobody has said anything about {asked}", "hotline events tail", PROBLEM)
+        )
     show.as_json(found) if json else show.case(found)
 
 

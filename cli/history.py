@@ -55,9 +55,7 @@ async def case_id_of(place: Place, asked: str) -> UUID | None:
         if is_case_number(asked):
             found = await _by_number(place, asked.strip().upper())
             return UUID(found) if found else None
-        found = await tx.fetchval(
-            "select document::json->>'case_id' from entities where key = $1", asked
-        )
+        found = await tx.fetchval("select document::json->>'case_id' from entities where key = $1", asked)
     return UUID(found) if found else None
 
 

@@ -48,8 +48,7 @@ class People:
             *((f"department.{code}", (f"departments.{code}",), self._on_assignments) for code in DEPARTMENTS),
         ]
         self._subscriptions = [
-            Subscription(place.kafka, group, topics, handler)
-            for group, topics, handler in subscriptions
+            Subscription(place.kafka, group, topics, handler) for group, topics, handler in subscriptions
         ]
 
     async def start(self) -> None:
@@ -72,9 +71,7 @@ class People:
             if event.body.call_id not in self._seen_calls:
                 self._seen_calls.add(event.body.call_id)
                 chosen.append((event, scripts()[next(self._next) % len(scripts())]))
-        await self._vault.ready(
-            [self._vault.customer_ref(script.phone) for _, script in chosen], create=True
-        )
+        await self._vault.ready([self._vault.customer_ref(script.phone) for _, script in chosen], create=True)
         await self._say([self._recording(event, script) for event, script in chosen])
         await _commit(records, reader)
 

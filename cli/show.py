@@ -37,7 +37,9 @@ def demo_summary(summary: dict[str, Any]) -> None:
     table.add_column("what", style="bold")
     table.add_column("counts")
     for key, name in _NAMES.items():
-        table.add_row(name, "  ".join(f"{word.replace('_', ' ')} {count}" for word, count in summary[key].items()))
+        table.add_row(
+            name, "  ".join(f"{word.replace('_', ' ')} {count}" for word, count in summary[key].items())
+        )
     for milestone, times in summary["latency_ms"].items():
         figures = "  ".join(
             f"{name} {value:g} ms" if value is not None else f"{name} — (too few cases)"
@@ -47,7 +49,9 @@ def demo_summary(summary: dict[str, Any]) -> None:
     table.add_row("seconds", f"{summary['seconds']:g} in all, {summary['seconds_playing']:g} playing")
     out.print(table)
     if summary["complete"]:
-        out.print("[green]✓ every offered call ended in a case or a closed contact; no handoff lacks an effect[/green]")
+        out.print(
+            "[green]✓ every offered call ended in a case or a closed contact; no handoff lacks an effect[/green]"
+        )
     for line in summary["missing"]:
         out.print(f"[red]✗ {line}[/red]")
 
@@ -70,13 +74,27 @@ def status(overview: dict[str, Any], *, hints: bool = False) -> None:
     for name, stage in overview["stages"].items():
         word = stage["state"] + (f": {stage['waiting_for']}" if stage["waiting_for"] else "")
         table.add_row(
-            name, word, _or_dash(stage["pid"]), stage["log"], _or_dash(stage["lag"]), _or_dash(stage["handled"])
+            name,
+            word,
+            _or_dash(stage["pid"]),
+            stage["log"],
+            _or_dash(stage["lag"]),
+            _or_dash(stage["handled"]),
         )
     for code, lag in overview["departments"].items():
-        table.add_row(f"department.{code}", "ok" if lag == 0 else "—" if lag is None else "behind", "", "", _or_dash(lag), "")
+        table.add_row(
+            f"department.{code}",
+            "ok" if lag == 0 else "—" if lag is None else "behind",
+            "",
+            "",
+            _or_dash(lag),
+            "",
+        )
     out.print(table)
     if hints:
-        out.print("next: hotline status · hotline events tail · hotline case show C-… · stop with hotline down")
+        out.print(
+            "next: hotline status · hotline events tail · hotline case show C-… · stop with hotline down"
+        )
 
 
 def _or_dash(value: Any) -> str:
@@ -100,7 +118,9 @@ def case(found: dict[str, Any]) -> None:
     for line in found["history"]:
         after = "" if line["after_ms"] is None else f"+{line['after_ms']:g} ms"
         sent = "" if line["sent"] else "  [yellow]not sent yet[/yellow]"
-        table.add_row(line["at"][11:23], after, line["stage"], line["event"] + sent, _or_dash(line["sequence"]))
+        table.add_row(
+            line["at"][11:23], after, line["stage"], line["event"] + sent, _or_dash(line["sequence"])
+        )
     out.print(table)
 
 
@@ -111,4 +131,8 @@ def events(rows: list[dict[str, Any]], *, as_json: bool) -> None:
             sys.stdout.write(json.dumps(row) + "\n")
         else:
             where = f"{row['topic']}/{row['partition']}/{row['offset']}"
-            out.print(f"{row['ce_time'][11:23]} {row['ce_type']:38} {row['ce_correlationid']:36} {where}", highlight=False, soft_wrap=True)
+            out.print(
+                f"{row['ce_time'][11:23]} {row['ce_type']:38} {row['ce_correlationid']:36} {where}",
+                highlight=False,
+                soft_wrap=True,
+            )

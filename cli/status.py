@@ -131,7 +131,11 @@ async def _kafka(place: Any) -> tuple[bool, str, str]:
         async with asyncio.timeout(10):
             faults = await check_topics(place.kafka)
     except (Transient, TimeoutError):
-        return False, f"kafka {place.bootstrap} does not answer", "hotline up, or mend HOTLINE_KAFKA_BOOTSTRAP"
+        return (
+            False,
+            f"kafka {place.bootstrap} does not answer",
+            "hotline up, or mend HOTLINE_KAFKA_BOOTSTRAP",
+        )
     if faults:
         return False, f"kafka {place.bootstrap}: {faults[0]} ({len(faults)} in all)", "hotline topics apply"
     return True, f"kafka {place.bootstrap}, topics as declared", ""

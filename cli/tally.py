@@ -68,7 +68,9 @@ class Tally:
     @property
     def without_effect(self) -> list[str]:
         """The handoffs that nobody answered: no event, no receipt, no dead letter."""
-        return [f"{name} {event_id}" for event_id, name in self.obliged.items() if event_id not in self.effects]
+        return [
+            f"{name} {event_id}" for event_id, name in self.obliged.items() if event_id not in self.effects
+        ]
 
     @property
     def unexplained_calls(self) -> set[str]:
@@ -84,10 +86,7 @@ class Tally:
     def finished(self) -> bool:
         """Whether everything that began has ended."""
         return not (
-            self.offered - self.ended
-            or self.unexplained_calls
-            or self.open_cases
-            or self.without_effect
+            self.offered - self.ended or self.unexplained_calls or self.open_cases or self.without_effect
         )
 
     def latency(self, ends: dict[str, float]) -> dict[str, float | None]:

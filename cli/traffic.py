@@ -40,9 +40,7 @@ class Fact:
 
 def recorded() -> list[Fact]:
     """The calls of the recorded PBX, in the order in which its events arrived."""
-    with resources.as_file(
-        resources.files("cli").joinpath("recordings/run2-full/ami-steady.raw.gz")
-    ) as path:
+    with resources.as_file(resources.files("cli").joinpath("recordings/run2-full/ami-steady.raw.gz")) as path:
         return [_fact(mapped) for mapped in replay(path, "asterisk-demo")]
 
 
@@ -66,7 +64,9 @@ def generated(calls: int, rate: float, seed: int) -> Iterator[tuple[float, Fact]
         for call_id, events in [_call(dice, seed, number, at)]
         for index, (after, body, phone) in enumerate(events)
     )
-    for at, _, _, fact in merge(*streams) if calls < 2000 else sorted(item for one in streams for item in one):
+    for at, _, _, fact in (
+        merge(*streams) if calls < 2000 else sorted(item for one in streams for item in one)
+    ):
         moment = started + timedelta(seconds=at)
         yield at, Fact(fact.key, fact.body.model_copy(update={"occurred_at": moment}), fact.phone)
 
@@ -137,9 +137,7 @@ class Telephony:
         body = fact.body
         if fact.phone and isinstance(body, telephony.CallOffered):
             ref = self._vault.customer_ref(fact.phone)
-            body = body.model_copy(
-                update={"customer_ref": ref, "caller": self._vault.seal(ref, fact.phone)}
-            )
+            body = body.model_copy(update={"customer_ref": ref, "caller": self._vault.seal(ref, fact.phone)})
         elif fact.phone and isinstance(body, telephony.CallbackRequested):
             ref = self._vault.customer_ref(fact.phone)
             body = body.model_copy(update={"number": self._vault.seal(ref, fact.phone)})

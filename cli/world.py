@@ -122,9 +122,7 @@ class World:
             self._progress(f"topics: {len(done)} created or grown")
         applied = []
         for part, packages in self._schemas().items():
-            applied += await migrate(
-                place.database_url, f"{place.database_prefix}{part}", packages
-            )
+            applied += await migrate(place.database_url, f"{place.database_prefix}{part}", packages)
         if applied:
             self._progress(f"database: {len(applied)} migrations applied")
         FileKey.at(self.master_key, create=True)
@@ -206,7 +204,9 @@ class World:
                 if self.pid_of(stage) is None:
                     raise CannotReach(f"{stage} has ended:\n{self._last_words(stage)}")
                 if time.monotonic() > deadline:
-                    raise CannotReach(f"{stage} is not ready after {within:.0f} s:\n{self._last_words(stage)}")
+                    raise CannotReach(
+                        f"{stage} is not ready after {within:.0f} s:\n{self._last_words(stage)}"
+                    )
                 await asyncio.sleep(0.1)
 
     async def health(self, stage: str) -> dict[str, Any]:
@@ -261,9 +261,7 @@ def _is_stage(pid: int, stage: str) -> bool:
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        listing = subprocess.run(
-            ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False
-        )
+        listing = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False)
         command = listing.stdout
     return f"services.{stage}".encode() in command
 

@@ -92,5 +92,3 @@ class Decision(Body):
     root_cause: Code
     redress_amount: str | None = None
     redress_currency: Code | None = None
-
-

@@ -156,7 +156,9 @@ def drift(folder: Path = HERE) -> list[str]:
     """Name the generated files that differ from what the code says now."""
     wanted = documents()
     stale = [name for name, text in wanted.items() if _text(folder / name) != text]
-    extra = [f"json/{path.name}" for path in (folder / "json").glob("*.json") if f"json/{path.name}" not in wanted]
+    extra = [
+        f"json/{path.name}" for path in (folder / "json").glob("*.json") if f"json/{path.name}" not in wanted
+    ]
     return sorted(stale + extra)
 
 
@@ -175,7 +177,9 @@ def broken(folder: Path = HERE) -> list[str]:
                 faults.append(f"{release.name}: {wire} was removed; keep it beside the new version")
                 continue
             old = json.loads(path.read_text("utf-8"))
-            faults += [f"{release.name}: {wire}: {fault}" for fault in breaking_changes(old, json_schema(kind))]
+            faults += [
+                f"{release.name}: {wire}: {fault}" for fault in breaking_changes(old, json_schema(kind))
+            ]
     return faults
 
 

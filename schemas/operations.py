@@ -35,9 +35,7 @@ class WatermarkPassed(Body):
     outbox_through: Moment
 
 
-@message(
-    "ops.letter-died", topic=lambda body: f"{body.group}.dead", key="event_key", kind=Kind.RECORD
-)
+@message("ops.letter-died", topic=lambda body: f"{body.group}.dead", key="event_key", kind=Kind.RECORD)
 class LetterDied(Body):
     """A record could not be handled; its bytes are kept in the group's quarantine."""
 

@@ -43,10 +43,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(resolver.CASES, "case", ("resolver",), ("router", "feedback")),
     Topic(feedback.COMMANDS, "case", ("customers", "feedback"), ("feedback",)),
     Topic(feedback.CASES, "case", ("feedback",), ("router",)),
-    *(
-        Topic(f"departments.{code}", "case", ("resolver",), (f"department.{code}",))
-        for code in DEPARTMENTS
-    ),
+    *(Topic(f"departments.{code}", "case", ("resolver",), (f"department.{code}",)) for code in DEPARTMENTS),
     Topic(operations.RECEIPTS, "group", STAGES, ("observer",)),
     Topic(operations.WATERMARKS, "group", STAGES, ("observer",), partitions=1),
     *(Topic(f"{stage}.dead", "as source", (stage,), ("observer",)) for stage in STAGES),

@@ -23,18 +23,18 @@ from faststream.middlewares import AckPolicy
 from chassis.clock import utc_now
 from chassis.fold import Fold, Input
 from chassis.inbox import digest_of
+from chassis.kafka import KafkaPublisher
 from chassis.message import Writer, read
+from chassis.metrics import StageMetrics
+from chassis.outbox import pack
 from chassis.plan import Entity, Plan, parked_for, read_timers, timers_text, write_rare
 from chassis.postgres import Database, role_of
 from chassis.relay import Relay
-from chassis.metrics import StageMetrics
-from chassis.kafka import KafkaPublisher
 from chassis.roots import new_batch_id
 from chassis.settings import load_settings
 from chassis.stage import Stage
 from chassis.step import Event
 from chassis.transport import partition_for
-from chassis.outbox import pack
 from chassis.vault import SCHEMA, FileKey, Vault
 
 
@@ -47,7 +47,7 @@ class NaiveStage:
 
     async def on_message(self, message: KafkaMessage) -> None:
         """One message from read to acknowledged."""
-        record = message.raw_message
+        record: Any = message.raw_message
         event = read(record, self._handled)
         if not isinstance(event, Event):
             await message.ack()
@@ -186,9 +186,10 @@ async def run(name: str) -> None:
         no_reply=True,
     )
 
-    @subscriber
     async def on_message(body: Any, message: KafkaMessage) -> None:
         await naive.on_message(message)
+
+    subscriber(on_message)
 
     publisher = KafkaPublisher(settings.kafka, f"naive-{name}")
     relay = Relay(stage, database, publisher, StageMetrics(name))

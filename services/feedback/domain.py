@@ -112,9 +112,7 @@ def on_telling_attempted(
     if body.delivered:
         return _told(state, body, now, policy)
     if body.attempt >= policy.tries:
-        unreached = CustomerUnreached(
-            case_id=body.case_id, cycle=body.cycle, attempts=body.attempt
-        )
+        unreached = CustomerUnreached(case_id=body.case_id, cycle=body.cycle, attempts=body.attempt)
         closed = state.model_copy(update={"phase": "closed", "attempts": body.attempt})
         return Step(closed, (unreached, _closed(closed)), (Cancel(OVERDUE),))
     pause = policy.retry_after[min(body.attempt, len(policy.retry_after)) - 1]
@@ -235,7 +233,7 @@ DECISIONS: Decisions = {
 def wording(language: Literal["zh", "en"], case_no: str, text: str) -> str:
     """Word the message that tells the result, in the customer's language."""
     if language == "zh":
-        return f"您好，您反映的问题（编号 {case_no}）已有处理结果：{text} 如未解决，请直接回复，我们会重新办理。"
+        return (
+            f"您好，您反映的问题（编号 {case_no}）已有处理结果：{text} 如未解决，请直接回复，我们会重新办理。"
+        )
     return f"Your case {case_no} has a result: {text} If this does not solve it, just reply and we reopen it."
-
-

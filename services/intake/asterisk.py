@@ -88,11 +88,7 @@ class Switch:
 
     def settle(self, until: datetime | None = None) -> list[Mapped]:
         """Tell the end of calls that ended before `until`; of all of them when the feed is idle."""
-        over = [
-            call_id
-            for call_id, block in self._ending.items()
-            if until is None or _time(block) <= until
-        ]
+        over = [call_id for call_id, block in self._ending.items() if until is None or _time(block) <= until]
         return [event for call_id in over for event in self._ended(self._ending.pop(call_id))]
 
     # ------------------------------------------------------------ the life of a call
@@ -119,9 +115,7 @@ class Switch:
         position = _number(block, "Position") or 1
         visit = call.visit = _Visit(block["Queue"], call.visits, position)
         self._waiting.setdefault(visit.queue, []).append((block["Linkedid"], visit))
-        yield self._say(
-            block, telephony.CallQueued, queue=visit.queue, visit=visit.number, position=position
-        )
+        yield self._say(block, telephony.CallQueued, queue=visit.queue, visit=visit.number, position=position)
 
     def _left(self, block: Block) -> Iterator[Mapped]:
         """Why is not known yet: an answer, a key or a hang-up follows; the others move up."""
@@ -286,9 +280,7 @@ class Switch:
         status = block.get("Status", "").lower()
         known = status if status in ("ok", "timeout", "hangup") else "invalid"
         digits = block.get("Score", "")
-        yield self._say(
-            block, telephony.SurveyAnswered, question="satisfaction", digits=digits, status=known
-        )
+        yield self._say(block, telephony.SurveyAnswered, question="satisfaction", digits=digits, status=known)
 
     def _held(self, block: Block) -> Iterator[Mapped]:
         call = self._calls.get(block.get("Linkedid", ""))

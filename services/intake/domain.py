@@ -86,7 +86,9 @@ def on_queued(event: Event[CallQueued], state: Contact | None, now: datetime, po
     """A queue makes the contact wait, unless an agent already has it or it is over."""
     contact = _contact(event, state)
     if contact.phase != "offered":
-        return Step(contact.model_copy(update={"queue": contact.queue or event.body.queue}), note="queued_again")
+        return Step(
+            contact.model_copy(update={"queue": contact.queue or event.body.queue}), note="queued_again"
+        )
     return Step(contact.model_copy(update={"phase": "queued", "queue": event.body.queue}), note="queued")
 
 
@@ -127,7 +129,9 @@ def on_call_ended(event: Event[CallEnded], state: Contact | None, now: datetime,
     """An unanswered call is closed with its reason; an answered one waits for its record."""
     contact = _contact(event, state)
     if contact.phase in ("recorded", "closed"):
-        return Step(contact.model_copy(update={"ended_at": event.body.occurred_at}), note="ended_after_record")
+        return Step(
+            contact.model_copy(update={"ended_at": event.body.occurred_at}), note="ended_after_record"
+        )
     ended = contact.model_copy(update={"phase": "ended", "ended_at": event.body.occurred_at})
     if ended.agent is not None:
         return _owed(ended, policy)

@@ -96,9 +96,7 @@ def on_routed(event: Event[CaseRouted], state: Assignment | None, now: datetime,
     return Step(assignment, (delivered, copy), timers)
 
 
-def _objection(
-    event: Event[Answer], state: Assignment | None, *allowed: Phase
-) -> Waiting | Refused | None:
+def _objection(event: Event[Answer], state: Assignment | None, *allowed: Phase) -> Waiting | Refused | None:
     """Only the holder of the current assignment may act, and only where the case stands."""
     if state is None:
         return Waiting("not_delivered_yet")
@@ -233,14 +231,16 @@ def on_timer(event: Event[TimerFired], state: Assignment | None, now: datetime, 
         return _resumed(state, "until_reached")
     if name == ACCEPT and state.phase == "delivered" and due == state.accept_due:
         return _escalated(state, "accept_overdue", due)
-    if name == RESOLVE and state.phase in ("delivered", "in_progress", "waiting") and due == state.resolve_due:
+    if (
+        name == RESOLVE
+        and state.phase in ("delivered", "in_progress", "waiting")
+        and due == state.resolve_due
+    ):
         return _escalated(state, "resolve_overdue", due)
     return Ignored("no_longer_needed")
 
 
-def _escalated(
-    state: Assignment, cause: Literal["accept_overdue", "resolve_overdue"], due: datetime
-) -> Step:
+def _escalated(state: Assignment, cause: Literal["accept_overdue", "resolve_overdue"], due: datetime) -> Step:
     level = state.escalations + 1
     said = CaseEscalated(**state.held, cause=cause, due_at=due, level=level)
     return Step(state.model_copy(update={"escalations": level}), (said,))

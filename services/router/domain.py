@@ -72,13 +72,19 @@ def on_returned(event: Event[CaseReturned], state: Routing | None, now: datetime
     return _moved(event, state, "returned", now, policy)
 
 
-def on_transferred(event: Event[CaseTransferred], state: Routing | None, now: datetime, policy: Policy) -> Outcome:
+def on_transferred(
+    event: Event[CaseTransferred], state: Routing | None, now: datetime, policy: Policy
+) -> Outcome:
     """A department has done its part and passes the case on."""
     return _moved(event, state, "transferred", now, policy)
 
 
 def _moved(
-    event: Event[Any], state: Routing | None, ended: Literal["returned", "transferred"], now: datetime, policy: Policy
+    event: Event[Any],
+    state: Routing | None,
+    ended: Literal["returned", "transferred"],
+    now: datetime,
+    policy: Policy,
 ) -> Outcome:
     body = event.body
     if state is None:

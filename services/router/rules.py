@@ -69,7 +69,9 @@ class Ruleset(BaseModel):
             counted = Counter(getattr(rule, name) for rule in self.rules)
             twice = [value for value, count in counted.items() if count > 1]
             if twice:
-                raise ValueError(f"{name} {twice[0]!r} is used by {counted[twice[0]]} rules; it must be unique")
+                raise ValueError(
+                    f"{name} {twice[0]!r} is used by {counted[twice[0]]} rules; it must be unique"
+                )
         return self
 
     def ordered(self) -> list[Rule]:
@@ -99,5 +101,3 @@ def load_rules(path: Path) -> Ruleset:
         )
         raise BadRules(f"{path}: {faults}") from None
     return ruleset.model_copy(update={"rules": tuple(ruleset.ordered())})
-
-

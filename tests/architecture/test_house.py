@@ -28,7 +28,11 @@ def test_every_stage_has_the_same_rooms(stage: str):
 def test_each_event_of_a_stage_has_exactly_one_emitter():
     emitted = [body for stage in STAGE_OF.values() for body in stage.emits]
     assert len(emitted) == len(set(emitted))
-    said = {kind.body for kind in BY_WIRE.values() if kind.kind is Kind.EVENT and kind.name.split(".")[0] in STAGES}
+    said = {
+        kind.body
+        for kind in BY_WIRE.values()
+        if kind.kind is Kind.EVENT and kind.name.split(".")[0] in STAGES
+    }
     assert said == set(emitted)
 
 

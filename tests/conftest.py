@@ -1,0 +1,73 @@
+"""The embedded stack, once for all tests; each test has its own topics, groups and schemas."""
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from chassis.kafka import Connection
+from chassis.postgres import Database, migrate, role_of
+from chassis.vault import FileKey
+from deploy.local.stack import Address, LocalStack
+
+_number = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[LocalStack]:
+    """A real Kafka and a real PostgreSQL; none of them missing is ever a reason to skip."""
+    folder = Path(tempfile.mkdtemp(prefix="hotline-tests-"))
+    folder.chmod(0o755)
+    local = LocalStack(folder)
+    local.start()
+    yield local
+    local.stop()
+    local.wipe()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def address(stack: LocalStack) -> Address:
+    """Where the parts are; restarts one that an earlier test left down."""
+    return stack.start()
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A world of its own for this test."""
+    return f"t{os.getpid()}x{next(_number)}"
+
+
+@pytest.fixture
+def kafka(address: Address, prefix: str) -> Connection:
+    return Connection(address.kafka_bootstrap, f"{prefix}.")
+
+
+@pytest.fixture
+async def stage_database(address: Address, prefix: str) -> AsyncIterator[Database]:
+    """An empty stage schema."""
+    schema = f"{prefix}_stage"
+    await migrate(address.database_url, schema, ["chassis", "services.intake"])
+    database = Database(address.database_url, schema, role=role_of(schema))
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def master_key(tmp_path: Path) -> FileKey:
+    return FileKey.at(tmp_path / "master.key", create=True)
+
+
+async def eventually(condition, within: float = 20.0, what: str = "the condition") -> None:
+    """Wait until an async condition holds, or fail and say which did not."""
+    deadline = asyncio.get_running_loop().time() + within
+    while not await condition():
+        if asyncio.get_running_loop().time() > deadline:
+            pytest.fail(f"{what} did not come true within {within} s")
+        await asyncio.sleep(0.05)
