@@ -1,0 +1,392 @@
+"""One stage on a real PostgreSQL with the log in memory: what a pass keeps, sends, refuses, survives."""
+
+import asyncio
+import json
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from chassis import failpoints
+from chassis.batch import Pass
+from chassis.memory import MemoryLog, MemorySubscription
+from chassis.metrics import StageMetrics
+from chassis.relay import Keep, Relay, prune
+from chassis.roots import new_id
+from chassis.transport import Outgoing, Place
+from chassis.vault import Vault
+from schemas.operations import LetterDied, ReceiptsGiven
+from services.intake.app import STAGE, number_cases
+from services.intake.domain import Policy
+from tests.given import answered, call, ended, headers_of, message, offered, record_request, types_on
+
+INTAKE = replace(STAGE, policy=Policy(), prepare=number_cases)
+
+
+class Rig:
+    """Intake, its database, its log."""
+
+    def __init__(self, database, master_key, stage=INTAKE):
+        self.database, self.log, self.stage = database, MemoryLog(), stage
+        self.vault = Vault(database, master_key)
+        self.metrics = StageMetrics("intake")
+        self.relay = Relay(stage, database, self.log, self.metrics)
+        self.life()
+
+    def life(self):
+        """A new process: nothing in memory but what the log and the database hold."""
+        self.handle = Pass(self.stage, self.database, self.log, self.vault.seal_record, self.metrics)
+        self.subscription = MemorySubscription(
+            self.log, "intake", self.stage.inputs, self.handle, self.handle.settle
+        )
+
+    def put(self, *messages):
+        return [self.log.append(item) for item in messages]
+
+    async def drain(self, **options):
+        return await self.subscription.drain(**options)
+
+    async def rows(self, sql, *args):
+        async with self.database.session() as tx:
+            return await tx.fetch(sql, *args)
+
+    async def outcomes(self):
+        return Counter(row["outcome"] for row in await self.rows("select outcome from inbox"))
+
+    def receipts(self):
+        return {
+            event_id: given.reason
+            for record in self.log.records("ops.receipts")
+            for given in ReceiptsGiven.parse(record.value).receipts
+            for event_id in given.event_ids
+        }
+
+    def dead(self):
+        return [LetterDied.parse(record.value) for record in self.log.records("intake.dead")]
+
+
+@pytest.fixture
+def rig(stage_database, master_key):
+    return Rig(stage_database, master_key)
+
+
+def a_call(name="call-1"):
+    return [message(offered(name)), message(answered(name)), message(ended(name))]
+
+
+async def test_a_case_is_said_once_with_its_cause_its_number_and_its_place(rig):
+    request = message(record_request())
+    rig.put(*a_call(), request)
+    await rig.drain()
+    (record,) = rig.log.records("intake.cases")
+    headers = headers_of(record)
+    assert headers["ce_type"] == "intake.case-recorded.v1"
+    assert headers["ce_causationid"] == dict(request.headers)["ce_id"].decode()
+    assert (headers["ce_sequence"], headers["ce_handoffk"], headers["ce_handoffn"]) == ("0000000001", "1", "1")
+    body = json.loads(record.value)
+    assert headers["ce_correlationid"] == body["case_id"] == record.key.decode()
+    assert body["case"]["case_no"].startswith("C-20")
+    assert await rig.rows("select 1 from unpublished") == []
+
+
+async def test_every_input_without_an_event_gets_a_receipt(rig):
+    records = rig.put(*a_call())
+    await rig.drain()
+    assert set(rig.receipts()) == {headers_of(record)["ce_id"] for record in records}
+
+
+async def test_the_whole_log_again_changes_nothing(rig):
+    rig.put(*a_call(), message(record_request()))
+    await rig.drain()
+    before = (len(rig.log.records("intake.cases")), await rig.rows("select key, version, document from entities"))
+    rig.log.committed.clear()
+    rig.life()
+    await rig.drain()
+    after = (len(rig.log.records("intake.cases")), await rig.rows("select key, version, document from entities"))
+    assert before == after
+    assert sum((await rig.outcomes()).values()) == 4
+
+
+async def test_the_same_event_five_times_in_one_batch_counts_once(rig):
+    one = message(offered())
+    rig.put(*[one] * 5, *a_call()[1:])
+    await rig.drain()
+    assert sum((await rig.outcomes()).values()) == 3
+    assert rig.dead() == []
+
+
+POISON = {
+    "broken json": (b'{"call_id": ', "schema"),
+    "empty": (b"", "empty"),
+    "tombstone": (None, "empty"),
+    "null": (b"null", "schema"),
+    "missing field": (b'{"call_id": "x"}', "schema"),
+    "one MiB": (b'"' + b"x" * (1 << 20) + b'"', "too_large"),
+    "gzip garbage": (b"\x1f\x8b\x08\x00garbage", "schema"),
+    "deep": (b'{"call_id":' + b"[" * 100_000, "schema"),
+    "NUL": (json.dumps({**call(occurred_at="2026-11-24T09:00:00Z"), "dialled": "a\u0000b"}).encode(), "schema"),
+    "NaN": (b'{"call_id":"x","source":"p","occurred_at":"2026-11-24T09:00:00Z","source_seq":NaN}', "schema"),
+    "lone surrogate": (b'{"call_id":"\\ud800","source":"p","occurred_at":"2026-11-24T09:00:00Z"}', "schema"),
+    "5000 digits": (
+        b'{"call_id":"x","source":"p","occurred_at":"2026-11-24T09:00:00Z","source_seq":' + b"9" * 5000 + b"}",
+        "schema",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POISON)
+async def test_a_bad_body_is_kept_with_its_reason_and_its_neighbours_are_handled(rig, name):
+    value, reason = POISON[name]
+    good = message(offered("good"))
+    rig.put(message(offered("before")), Outgoing(good.topic, b"good", value, good.headers), *a_call("good"))
+    await rig.drain()
+    (letter,) = rig.dead()
+    assert letter.reason == reason
+    assert await rig.outcomes() == {"noted": 4}
+    (row,) = await rig.rows("select * from quarantine")
+    kept = rig.vault.open_record(row["sealed"])
+    from base64 import b64decode
+
+    assert (None if kept["value"] is None else b64decode(kept["value"])) == value
+    ends = {place: len(queue) for place, queue in rig.log.places.items() if place.topic == "telephony.calls"}
+    assert {place: rig.log.committed[("intake", place)] for place in ends} == ends
+
+
+HEADERS = {
+    "not UTF-8": ([("ce_type", b"\xff\xfe"), ("ce_id", b"1"), ("ce_time", b"2026-11-24T09:00:00Z")], "headers"),
+    "a thousand": ([(f"h{n}", b"x") for n in range(1000)], "headers"),
+    "no type": ([("ce_id", b"1"), ("ce_time", b"2026-11-24T09:00:00Z")], "headers"),
+    "unknown type": ([("ce_type", b"telephony.call-sung.v1"), ("ce_id", b"1")], "unknown_type"),
+    "newer version": ([("ce_type", b"telephony.call-offered.v9"), ("ce_id", b"1")], "unknown_type"),
+    "no zone": (
+        [("ce_type", b"telephony.call-offered.v1"), ("ce_id", b"1"), ("ce_time", b"2026-11-24T09:00:00")],
+        "headers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+async def test_bad_headers_are_kept_with_their_reason(rig, name):
+    headers, reason = HEADERS[name]
+    rig.put(Outgoing("telephony.calls", b"x", offered("x").to_bytes(), headers), message(offered("y")))
+    await rig.drain()
+    assert [letter.reason for letter in rig.dead()] == [reason]
+    assert await rig.outcomes() == {"noted": 1}
+
+
+async def test_an_unknown_field_is_ignored_and_a_foreign_id_is_accepted(rig):
+    body = {**json.loads(offered().to_bytes()), "colour": "green"}
+    headers = [
+        ("ce_type", b"telephony.call-offered.v1"),
+        ("ce_id", b"PBX/4711"),
+        ("ce_source", b"/pbx/1"),
+        ("ce_time", b"2026-11-24T17:00:00+08:00"),
+    ]
+    twice = Outgoing("telephony.calls", b"call-1", json.dumps(body).encode(), headers)
+    rig.put(twice, twice)
+    await rig.drain()
+    assert await rig.outcomes() == {"noted": 1}
+    assert rig.receipts() == {"PBX/4711": "offered"}
+
+
+async def test_one_id_with_two_contents_keeps_the_first_and_shows_the_second(rig):
+    uid = new_id()
+    rig.put(message(offered("call-1"), uid))
+    await rig.drain()
+    rig.put(message(offered("call-2"), uid))
+    await rig.drain()
+    assert [letter.reason for letter in rig.dead()] == ["id_reuse"]
+    assert [row["key"] for row in await rig.rows("select key from entities")] == ["call-1"]
+
+
+async def test_a_command_before_its_call_waits_and_gets_its_verdict(rig):
+    request = message(record_request())
+    rig.put(request)
+    await rig.drain()
+    assert set(rig.receipts().values()) == {"no_such_call_yet"}
+    rig.put(*a_call())
+    await rig.drain()
+    (record,) = rig.log.records("intake.cases")
+    assert headers_of(record)["ce_causationid"] == dict(request.headers)["ce_id"].decode()
+    assert await rig.rows("select 1 from parked") == []
+
+
+async def test_a_command_whose_call_never_comes_is_refused(stage_database, master_key):
+    rig = Rig(stage_database, master_key, replace(INTAKE, wait_at_most=timedelta(0)))
+    request = message(record_request("never"))
+    rig.put(request)
+    await rig.drain()
+    await rig.relay.fire_timers_once()
+    await rig.relay.relay_once()
+    await rig.drain()
+    (record,) = rig.log.records("intake.cases")
+    assert headers_of(record)["ce_type"] == "intake.command-refused.v1"
+    assert headers_of(record)["ce_causationid"] == dict(request.headers)["ce_id"].decode()
+    assert json.loads(record.value)["code"] == "unknown_case"
+    assert await rig.rows("select 1 from parked") == []
+
+
+async def test_a_refused_command_gets_one_verdict_also_when_asked_twice(rig):
+    second = message(record_request())
+    rig.put(*a_call(), message(record_request()))
+    await rig.drain()
+    rig.put(second, second)
+    await rig.drain()
+    assert types_on(rig.log, "intake.cases").count("intake.command-refused.v1") == 1
+
+
+async def test_a_timer_fires_once_after_its_time_even_if_fired_twice(stage_database, master_key):
+    rig = Rig(stage_database, master_key, replace(INTAKE, policy=Policy(wrap_up=timedelta(0))))
+    rig.put(*a_call())
+    await rig.drain()
+    for _ in range(3):
+        await rig.relay.fire_timers_once()
+        await rig.relay.relay_once()
+        await rig.drain()
+        async with rig.database.session() as tx:
+            await tx.execute("update entities set wake_at = now() where wake_at is not null")
+    assert types_on(rig.log, "intake.cases") == ["intake.recording-overdue.v1"]
+
+
+async def test_a_decision_that_raises_blocks_its_partition_only(stage_database, master_key):
+    from schemas.telephony import CallAnswered
+
+    decisions = dict(INTAKE.decisions)
+
+    def explode(event, state, now, policy):
+        if event.body.call_id == "bad":
+            raise ZeroDivisionError
+        return INTAKE.decisions[CallAnswered](event, state, now, policy)
+
+    rig = Rig(stage_database, master_key, replace(INTAKE, decisions={**decisions, CallAnswered: explode}))
+    names = [f"call-{n}" for n in range(12)]
+    rig.put(*a_call("bad"))
+    for name in names:
+        rig.put(*a_call(name))
+    await rig.drain()
+    from chassis.transport import partition_for
+
+    bad = partition_for(b"bad", 4)
+    elsewhere = [name for name in names if partition_for(name.encode(), 4) != bad]
+    handled = {row["key"] for row in await rig.rows("select key from entities where phase = 'ended'")}
+    assert handled == set(elsewhere)
+    assert rig.dead() == []
+    assert rig.log.committed[("intake", Place("telephony.calls", bad))] == 1
+    blocked = rig.metrics.registry.get_sample_value(
+        "pipeline_partition_blocked",
+        {"stage": "intake", "topic": "telephony.calls", "partition": str(bad)},
+    )
+    assert blocked == 1
+
+
+async def test_what_the_database_refuses_is_found_and_the_rest_is_kept(rig):
+    async with rig.database.session() as tx:
+        await tx.execute("select 1")
+    too_long = message(offered("x" * 200))
+    rig.put(*a_call("a"), too_long, *a_call("b"))
+    owner = rig.database
+    rig.handle._database = Refusing(owner, "x" * 200)
+    await rig.drain()
+    assert [letter.reason for letter in rig.dead()] == ["database_refused"]
+    assert await rig.outcomes() == {"noted": 6}
+
+
+class Refusing:
+    """A database that answers one entity as PostgreSQL answers data it cannot store."""
+
+    def __init__(self, database, key):
+        self._database, self._key = database, key
+        self.session = database.session
+
+    def transaction(self):
+        from contextlib import asynccontextmanager
+
+        @asynccontextmanager
+        async def opened():
+            async with self._database.transaction() as tx:
+                yield RefusingTx(tx, self._key)
+
+        return opened()
+
+
+class RefusingTx:
+    def __init__(self, tx, key):
+        self._tx, self._key = tx, key
+        self.fetch, self.execute, self.fetchval = tx.fetch, tx.execute, tx.fetchval
+
+    async def fetchrow(self, sql, *args):
+        if any(isinstance(arg, list) and self._key in arg for arg in args):
+            await self._tx.fetchval("select 'abc\\'::bytea")
+        return await self._tx.fetchrow(sql, *args)
+
+
+@pytest.mark.parametrize("point", ["before_store", "after_store", "after_publish"])
+async def test_a_crash_at_any_point_loses_nothing_and_says_nothing_twice(rig, point):
+    rig.put(*a_call(), message(record_request()))
+    failpoints.arm(point, "hang")
+    dying = asyncio.create_task(rig.drain())
+    await asyncio.sleep(0.3)
+    dying.cancel()
+    if rig.handle._finishing is not None:
+        rig.handle._finishing.cancel()
+    await asyncio.gather(dying, return_exceptions=True)
+    rig.life()
+    await rig.drain()
+    ids = [headers_of(record)["ce_id"] for record in rig.log.records("intake.cases")]
+    assert len(set(ids)) == 1
+    assert sum((await rig.outcomes()).values()) == 4
+    assert await rig.rows("select 1 from unpublished") == []
+
+
+async def test_a_transient_fault_is_retried_until_it_passes(rig):
+    failpoints.arm("before_store", "raise")
+    rig.put(*a_call())
+    await rig.drain()
+    assert sum((await rig.outcomes()).values()) == 3
+    assert rig.metrics.registry.get_sample_value(
+        "pipeline_retries_total", {"stage": "intake", "cause": "Injected"}
+    )
+
+
+async def test_a_stored_command_of_a_door_reaches_the_topic_once(rig):
+    command = record_request()
+    uid = await rig.relay.accept(command)
+    assert await rig.relay.relay_once()
+    assert not await rig.relay.relay_once()
+    (record,) = rig.log.records("intake.commands")
+    assert headers_of(record)["ce_id"] == str(uid)
+
+
+async def test_old_rows_are_pruned_and_unsent_ones_stay(rig):
+    from chassis.clock import utc_now
+
+    rig.put(*a_call(), message(record_request()))
+    await rig.drain()
+    await rig.relay.accept(record_request("unsent"))
+    async with rig.database.session() as tx:
+        await prune(tx, utc_now() + timedelta(days=20), Keep())
+        counts = await tx.fetchrow(
+            "select (select count(*) from inbox) as inbox, (select count(*) from outbox) as outbox,"
+            " (select count(*) from entities) as entities"
+        )
+    assert (counts["inbox"], counts["outbox"], counts["entities"]) == (0, 1, 1)
+
+
+async def test_a_thousand_bad_records_stop_nobody(rig):
+    good = message(offered("good"))
+    rig.put(*(Outgoing(good.topic, b"k%d" % n, b"{", good.headers) for n in range(1000)), *a_call("good"))
+    await rig.drain()
+    assert len(rig.dead()) == 1000
+    assert await rig.outcomes() == {"noted": 3}
+
+
+async def test_two_processes_on_the_same_inputs_have_one_effect(rig):
+    rig.put(*a_call(), message(record_request()))
+    other = MemorySubscription(rig.log, "intake", INTAKE.inputs, rig.handle, rig.handle.settle)
+    second = Pass(INTAKE, rig.database, rig.log, rig.vault.seal_record, rig.metrics)
+    other = MemorySubscription(rig.log, "intake", INTAKE.inputs, second, second.settle)
+    await asyncio.gather(rig.drain(max_records=2), other.drain(max_records=2))
+    ids = {headers_of(record)["ce_id"] for record in rig.log.records("intake.cases")}
+    assert len(ids) == 1
+    assert sum((await rig.outcomes()).values()) == 4
