@@ -227,9 +227,9 @@ def main() -> None:
     from cli.world import CannotReach
 
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        code = done.exit_code
+        # Without its own error pages the command gives the code of typer.Exit as its result.
+        result = app(standalone_mode=False)
+        code = result if isinstance(result, int) else FINE
     except typer.Abort:
         code = PROBLEM
     except Misconfigured as error:
@@ -246,8 +246,6 @@ def main() -> None:
             if os.environ.get("HOTLINE_DEBUG"):
                 raise
             code = _say(type(error).__name__, str(error)[:500], "HOTLINE_DEBUG=1 shows where", PROBLEM)
-    else:
-        code = FINE
     sys.stdout.flush()
     sys.exit(code)
 
