@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import asyncpg
@@ -160,7 +161,7 @@ class Drain:
             self._naive.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "bench.naive.stage", stage],
-                    env={**self._world.environment(self._place, stage), "PYTHONPATH": os.getcwd()},
+                    env={**self._world.environment(self._place, stage), "PYTHONPATH": str(Path.cwd())},
                     stdout=log,
                     stderr=log,
                 )

@@ -122,8 +122,8 @@ def _shape_faults(topic: Topic, entry: Mapping[str, Any] | None) -> list[str]:
         return [f"topic {topic.name} is missing: run `hotline topics apply`"]
     if len(entry["partitions"]) < topic.partitions:
         return [
-            f"topic {topic.name} has {len(entry['partitions'])} partitions, {topic.partitions} are declared:"
-            " run `hotline topics apply`"
+            (f"topic {topic.name} has {len(entry['partitions'])} partitions, {topic.partitions} are declared:"
+            " run `hotline topics apply`")
         ]
     return []
 
@@ -424,7 +424,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
 
     # what the group tells
 
-    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+    async def on_partitions_revoked(self, _: Sequence[TopicPartition]) -> None:
         """Let the batch under way finish before the partitions go to somebody else."""
         with suppress(TimeoutError):
             async with asyncio.timeout(10):
@@ -446,7 +446,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
     async def lag(self) -> dict[Place, int]:
         """Ask Kafka how many records of each assigned partition are not committed yet."""
         cut = len(self._connection.prefix)
-        tps = [tp for tp in self.consumer.assignment()]
+        tps = list(self.consumer.assignment())
         if not tps:
             return {}
         committed = {tp: await self.consumer.committed(tp) for tp in tps}

@@ -118,9 +118,8 @@ def _result(counting: Counting) -> dict[str, Any]:
     if tally.offered - tally.ended:
         missing.append(f"{len(tally.offered - tally.ended)} calls did not end")
     if tally.unexplained_calls:
-        missing.append(
-            f"{len(tally.unexplained_calls)} calls without case or reason: {sorted(tally.unexplained_calls)[:3]}"
-        )
+        silent = sorted(tally.unexplained_calls)
+        missing.append(f"{len(silent)} calls without case or reason: {silent[:3]}")
     if tally.open_cases:
         missing.append(f"{len(tally.open_cases)} cases not closed: {sorted(tally.open_cases)[:3]}")
     if tally.without_effect:

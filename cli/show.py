@@ -50,7 +50,7 @@ def demo_summary(summary: dict[str, Any]) -> None:
     out.print(table)
     if summary["complete"]:
         out.print(
-            "[green]✓ every offered call ended in a case or a closed contact; no handoff lacks an effect[/green]"
+            "[green]✓ every call ended in a case or a closed contact; every handoff has its effect[/green]"
         )
     for line in summary["missing"]:
         out.print(f"[red]✗ {line}[/red]")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import socket
 import sys
@@ -160,5 +159,5 @@ def _key(world: World) -> tuple[bool, str, str]:
     path = world.master_key
     if not path.exists():
         return False, f"master key {path} is missing", "hotline up makes one; without it nothing sealed opens"
-    closed = not os.stat(path).st_mode & 0o077
+    closed = not path.stat().st_mode & 0o077
     return closed, f"master key {path}", f"chmod 600 {path}"

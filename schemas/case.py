@@ -19,7 +19,7 @@ class Category(StrEnum):
     OTHER = "other"
 
     @classmethod
-    def _missing_(cls, value: object) -> "Category":
+    def _missing_(cls, _: object) -> "Category":
         return cls.OTHER
 
 

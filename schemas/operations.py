@@ -27,7 +27,7 @@ class ReceiptsGiven(Body):
 
 @message("ops.watermark-passed", topic=WATERMARKS, key="group", kind=Kind.RECORD)
 class WatermarkPassed(Body):
-    """Every timer due before `timers_through` has fired, every outgoing batch before `outbox_through` is sent."""
+    """Timers due before `timers_through` have fired, batches before `outbox_through` are sent."""
 
     group: Code
     process: Code

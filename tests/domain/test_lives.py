@@ -233,7 +233,12 @@ def test_a_reopened_case_returns_to_its_department_once():
     life = routing().when(recorded(a_case()))
     case = life.state.case.model_copy(update={"cycle": 2})
     again = feedback.CaseReopened(
-        case_id=case.case_id, cycle=2, reason="not_solved", prior_decision=DECISION, department="wealth", case=case
+        case_id=case.case_id,
+        cycle=2,
+        reason="not_solved",
+        prior_decision=DECISION,
+        department="wealth",
+        case=case,
     )
     assert life.when(again).then(router.CaseRouted).said[0].department == "wealth"
     assert life.when(again).outcome == Ignored("cycle_already_routed")
@@ -324,7 +329,9 @@ def test_every_command_before_the_case_waits():
         resolver.ResolutionRequested(**holder, decision=DECISION),
         resolver.WithdrawalRequested(case_id=holder["case_id"], channel="phone", decision=DECISION),
     ):
-        assert isinstance(Life(resolver_domain.DECISIONS, resolver_domain.Policy()).when(body).outcome, Waiting)
+        assert isinstance(
+            Life(resolver_domain.DECISIONS, resolver_domain.Policy()).when(body).outcome, Waiting
+        )
 
 
 # ------------------------------------------------------------ feedback
@@ -340,7 +347,12 @@ def telling(case=None, **policy) -> tuple[Life, dict]:
 
 def attempt(base, number=1, *, delivered=True):
     return feedback.TellingAttempted(
-        **base, attempt=number, channel="file", delivered=delivered, reason="delivered" if delivered else "busy", at=NOW
+        **base,
+        attempt=number,
+        channel="file",
+        delivered=delivered,
+        reason="delivered" if delivered else "busy",
+        at=NOW,
     )
 
 

@@ -69,7 +69,9 @@ def test_reasons_for_leaving_equal_the_queue_log(facts, queue_log):
 
 def test_talk_and_wait_seconds_equal_the_queue_log(facts, queue_log):
     talks = sorted(
-        (row[2], int(row[5]), int(row[6])) for row in queue_log if row[4] in ("COMPLETEAGENT", "COMPLETECALLER")
+        (row[2], int(row[5]), int(row[6]))
+        for row in queue_log
+        if row[4] in ("COMPLETEAGENT", "COMPLETECALLER")
     )
     mapped = sorted(
         (body.queue, body.wait_ms // 1000, body.talk_ms // 1000)

@@ -28,7 +28,12 @@ pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 
 def hotline(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=150, check=False
+        [sys.executable, "-m", "cli", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
     )
 
 
@@ -157,9 +162,18 @@ def test_a_misconfigured_stage_says_which_setting_in_one_line_and_exits_78(tmp_p
     import os
 
     env = {name: value for name, value in os.environ.items() if not name.startswith("HOTLINE_")}
-    env |= {"HOTLINE_KAFKA_BOOTSTRAP": "127.0.0.1:1", "HOTLINE_HTTP_HOST": "0.0.0.0", "HOTLINE_HTTP_PORT": "99999999"}
+    env |= {
+        "HOTLINE_KAFKA_BOOTSTRAP": "127.0.0.1:1",
+        "HOTLINE_HTTP_HOST": "0.0.0.0",
+        "HOTLINE_HTTP_PORT": "99999999",
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "services.router"], env=env, capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-m", "services.router"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
     assert done.returncode == 78
     assert "HOTLINE_DATABASE_URL" in done.stderr

@@ -83,7 +83,11 @@ async def test_a_case_is_said_once_with_its_cause_its_number_and_its_place(rig):
     headers = headers_of(record)
     assert headers["ce_type"] == "intake.case-recorded.v1"
     assert headers["ce_causationid"] == dict(request.headers)["ce_id"].decode()
-    assert (headers["ce_sequence"], headers["ce_handoffk"], headers["ce_handoffn"]) == ("0000000001", "1", "1")
+    assert (headers["ce_sequence"], headers["ce_handoffk"], headers["ce_handoffn"]) == (
+        "0000000001",
+        "1",
+        "1",
+    )
     body = json.loads(record.value)
     assert headers["ce_correlationid"] == body["case_id"] == record.key.decode()
     assert body["case"]["case_no"].startswith("C-20")
@@ -99,11 +103,17 @@ async def test_every_input_without_an_event_gets_a_receipt(rig):
 async def test_the_whole_log_again_changes_nothing(rig):
     rig.put(*a_call(), message(record_request()))
     await rig.drain()
-    before = (len(rig.log.records("intake.cases")), await rig.rows("select key, version, document from entities"))
+    before = (
+        len(rig.log.records("intake.cases")),
+        await rig.rows("select key, version, document from entities"),
+    )
     rig.log.committed.clear()
     rig.life()
     await rig.drain()
-    after = (len(rig.log.records("intake.cases")), await rig.rows("select key, version, document from entities"))
+    after = (
+        len(rig.log.records("intake.cases")),
+        await rig.rows("select key, version, document from entities"),
+    )
     assert before == after
     assert sum((await rig.outcomes()).values()) == 4
 
@@ -125,11 +135,16 @@ POISON = {
     "one MiB": (b'"' + b"x" * (1 << 20) + b'"', "too_large"),
     "gzip garbage": (b"\x1f\x8b\x08\x00garbage", "schema"),
     "deep": (b'{"call_id":' + b"[" * 100_000, "schema"),
-    "NUL": (json.dumps({**call(occurred_at="2026-11-24T09:00:00Z"), "dialled": "a\u0000b"}).encode(), "schema"),
+    "NUL": (
+        json.dumps({**call(occurred_at="2026-11-24T09:00:00Z"), "dialled": "a\u0000b"}).encode(),
+        "schema",
+    ),
     "NaN": (b'{"call_id":"x","source":"p","occurred_at":"2026-11-24T09:00:00Z","source_seq":NaN}', "schema"),
     "lone surrogate": (b'{"call_id":"\\ud800","source":"p","occurred_at":"2026-11-24T09:00:00Z"}', "schema"),
     "5000 digits": (
-        b'{"call_id":"x","source":"p","occurred_at":"2026-11-24T09:00:00Z","source_seq":' + b"9" * 5000 + b"}",
+        b'{"call_id":"x","source":"p","occurred_at":"2026-11-24T09:00:00Z","source_seq":'
+        + b"9" * 5000
+        + b"}",
         "schema",
     ),
 }
@@ -154,7 +169,10 @@ async def test_a_bad_body_is_kept_with_its_reason_and_its_neighbours_are_handled
 
 
 HEADERS = {
-    "not UTF-8": ([("ce_type", b"\xff\xfe"), ("ce_id", b"1"), ("ce_time", b"2026-11-24T09:00:00Z")], "headers"),
+    "not UTF-8": (
+        [("ce_type", b"\xff\xfe"), ("ce_id", b"1"), ("ce_time", b"2026-11-24T09:00:00Z")],
+        "headers",
+    ),
     "a thousand": ([(f"h{n}", b"x") for n in range(1000)], "headers"),
     "no type": ([("ce_id", b"1"), ("ce_time", b"2026-11-24T09:00:00Z")], "headers"),
     "unknown type": ([("ce_type", b"telephony.call-sung.v1"), ("ce_id", b"1")], "unknown_type"),

@@ -23,13 +23,13 @@ class World:
 
 
 @pytest.fixture
-async def memory() -> AsyncIterator[World]:
+async def memory() -> World:
     log = MemoryLog()
 
     async def settle(subscription):
         await subscription.drain()
 
-    yield World(log.publish, lambda group, handler: MemorySubscription(log, group, [TOPIC], handler), settle)
+    return World(log.publish, lambda group, handler: MemorySubscription(log, group, [TOPIC], handler), settle)
 
 
 @pytest.fixture
@@ -48,7 +48,9 @@ async def kafka_world(kafka) -> AsyncIterator[World]:
         await eventually(no_lag, what="the group has read everything")
         await subscription.stop()
 
-    yield World(publisher.publish, lambda group, handler: Subscription(kafka, group, [TOPIC], handler), settle)
+    yield World(
+        publisher.publish, lambda group, handler: Subscription(kafka, group, [TOPIC], handler), settle
+    )
     await publisher.stop()
 
 
