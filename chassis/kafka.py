@@ -122,8 +122,10 @@ def _shape_faults(topic: Topic, entry: Mapping[str, Any] | None) -> list[str]:
         return [f"topic {topic.name} is missing: run `hotline topics apply`"]
     if len(entry["partitions"]) < topic.partitions:
         return [
-            (f"topic {topic.name} has {len(entry['partitions'])} partitions, {topic.partitions} are declared:"
-            " run `hotline topics apply`")
+            (
+                f"topic {topic.name} has {len(entry['partitions'])} partitions, {topic.partitions} are declared:"
+                " run `hotline topics apply`"
+            )
         ]
     return []
 
