@@ -120,13 +120,10 @@ async def check_topics(connection: Connection, names: Sequence[str] | None = Non
 def _shape_faults(topic: Topic, entry: Mapping[str, Any] | None) -> list[str]:
     if entry is None:
         return [f"topic {topic.name} is missing: run `hotline topics apply`"]
-    if len(entry["partitions"]) < topic.partitions:
-        return [
-            (
-                f"topic {topic.name} has {len(entry['partitions'])} partitions, {topic.partitions} are declared:"
-                " run `hotline topics apply`"
-            )
-        ]
+    have = len(entry["partitions"])
+    if have < topic.partitions:
+        missing = f"topic {topic.name} has {have} of {topic.partitions} declared partitions"
+        return [f"{missing}: run `hotline topics apply`"]
     return []
 
 
