@@ -113,8 +113,8 @@ class Fold:
 
     def _outcome(self, event: Event[Any], entity: Entity, record: Record) -> Outcome:
         body = event.body
-        if isinstance(body, self._stage.timer_fired):
-            name, due = body.timer, body.due_at  # type: ignore[attr-defined]
+        if type(body) is self._stage.timer_fired:
+            name, due = body.timer, body.due_at
             if name.startswith(PARKED):
                 return self._give_up(event, name.removeprefix(PARKED))
             if entity.timers.get(name) == due:
@@ -180,7 +180,7 @@ class Fold:
 
     def _park(self, event: Event[Any], record: Record, reason: str) -> None:
         parked = Parked(event.uid, event.key, record, self.plan.now + self._stage.wait_at_most)
-        self.plan.parked.append(parked)
+        self.plan.parked[parked.uid] = parked
         self._waiting.setdefault(event.key, []).append(parked)
         self._events_of[event.uid] = event
         self._receipt(event, "waiting", reason)
@@ -204,9 +204,7 @@ class Fold:
                     self._verdict(event, outcome)
 
     def _unpark(self, parked: Parked) -> None:
-        if parked in self.plan.parked:
-            self.plan.parked.remove(parked)
-        else:
+        if self.plan.parked.pop(parked.uid, None) is None:
             self.plan.unparked.append(parked.uid)
 
     def _give_up(self, event: Event[Any], uid_text: str) -> Outcome:

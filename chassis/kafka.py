@@ -39,6 +39,7 @@ from schemas.topics import BY_NAME, TOPICS, Topic
 MAX_BATCH = 1000
 PUBLISH_WITHIN = 20.0
 _BATCH_BYTES = 512 * 1024
+_FETCH_BYTES = 256 * 1024
 _log = get_logger(part="kafka")
 
 
@@ -346,7 +347,8 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
             max_poll_interval_ms=300_000,
             isolation_level="read_committed",
             partition_assignment_strategy=[RangePartitionAssignor],
-            fetch_max_wait_ms=500,
+            # What waits in memory: a few batches per partition, not the default megabytes.
+            max_partition_fetch_bytes=_FETCH_BYTES,
             listener=self,
             parser=_raw,
             decoder=_undecoded,

@@ -76,7 +76,7 @@ class Plan:
     outgoing: list[Outgoing] = field(default_factory=list)
     correlations: list[str | None] = field(default_factory=list)
     tasks: list[tuple[UUID, str, Task]] = field(default_factory=list)
-    parked: list[Parked] = field(default_factory=list)
+    parked: dict[UUID, Parked] = field(default_factory=dict)
     unparked: list[UUID] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
 
@@ -238,7 +238,7 @@ async def write_rare(tx: Tx, plan: Plan) -> None:
             "insert into parked (event_id, key, topic, message_key, headers, value, until)"
             " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],"
             " $6::bytea[], $7::timestamptz[])",
-            *_columns([_parked_row(parked) for parked in plan.parked], 7),
+            *_columns([_parked_row(parked) for parked in plan.parked.values()], 7),
         )
     if plan.unparked:
         await tx.execute("delete from parked where event_id = any($1::uuid[])", plan.unparked)

@@ -56,7 +56,7 @@ class Process:
         # A batch makes some ten thousand short-lived objects; collecting at the default threshold
         # costs a tenth of the CPU and finds nothing.
         gc.freeze()
-        gc.set_threshold(100_000, 20, 100)
+        gc.set_threshold(10_000, 20, 100)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

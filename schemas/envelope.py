@@ -5,25 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints
 
 NO_NUL = r"^[^\x00]*$"
 
 type_name = re.compile(r"^[a-z]+\.[a-z]+(-[a-z]+)+$")
 
 
-def _with_zone(at: datetime) -> datetime:
-    if at.tzinfo is None:
-        raise ValueError("time needs a zone, for example 2026-11-24T09:00:00Z")
-    return at.astimezone(UTC)
-
-
-Moment = Annotated[datetime, AfterValidator(_with_zone)]
-"""A point in time with a zone; kept as UTC."""
+Moment = AwareDatetime
+"""A point in time; a time without a zone is refused."""
 
 Code = Annotated[str, StringConstraints(min_length=1, max_length=80, pattern=r"^[\w.:@/+ -]+$")]
 """A short machine-readable word: department, reason, queue, agent."""

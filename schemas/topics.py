@@ -49,6 +49,9 @@ TOPICS: tuple[Topic, ...] = (
     *(Topic(f"{stage}.dead", "as source", (stage,), ("observer",)) for stage in STAGES),
 )
 
+WIRES: frozenset[bytes] = frozenset(wire.encode() for wire in BY_WIRE)
+"""Every wire type of the contract, as it stands in a `ce_type` header."""
+
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
 
 

@@ -22,8 +22,10 @@ listen_addresses = '127.0.0.1'
 port = {port}
 unix_socket_directories = ''
 max_connections = 200
+shared_buffers = 256MB
 wal_buffers = 16MB
-max_wal_size = 2GB
+max_wal_size = 4GB
+checkpoint_timeout = 15min
 log_min_messages = warning
 """
 
