@@ -112,7 +112,7 @@ class Fold:
                 self._park(event, record, reason)
 
     def _outcome(self, event: Event[Any], entity: Entity, record: Record) -> Outcome:
-        body = event.body
+        body: Any = event.body
         if type(body) is self._stage.timer_fired:
             name, due = body.timer, body.due_at
             if name.startswith(PARKED):
