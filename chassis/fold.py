@@ -112,9 +112,10 @@ class Fold:
                 self._park(event, record, reason)
 
     def _outcome(self, event: Event[Any], entity: Entity, record: Record) -> Outcome:
-        body: Any = event.body
+        body = event.body
         if type(body) is self._stage.timer_fired:
-            name, due = body.timer, body.due_at
+            fired: Any = body
+            name, due = fired.timer, fired.due_at
             if name.startswith(PARKED):
                 return self._give_up(event, name.removeprefix(PARKED))
             if entity.timers.get(name) == due:
