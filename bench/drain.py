@@ -175,7 +175,11 @@ class Drain:
             self._naive.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "bench.naive.stage", stage],
-                    env={**self._world.environment(self._place, stage), "PYTHONPATH": str(Path.cwd())},
+                    env={
+                        **self._world.environment(self._place),
+                        "HOTLINE_PORT_FILE": str(port),
+                        "PYTHONPATH": str(Path.cwd()),
+                    },
                     stdout=log,
                     stderr=log,
                 )

@@ -36,10 +36,10 @@ from chassis.log import get_logger
 from chassis.transport import Handler, Outgoing, Place, Record, Settle, partition_for
 from schemas.topics import BY_NAME, TOPICS, Topic
 
-MAX_BATCH = 1000
+MAX_BATCH = 500
 PUBLISH_WITHIN = 20.0
 _BATCH_BYTES = 512 * 1024
-_FETCH_BYTES = 256 * 1024
+_FETCH_BYTES = 128 * 1024
 _log = get_logger(part="kafka")
 
 

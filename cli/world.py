@@ -12,14 +12,18 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from chassis.faults import Misconfigured
 from chassis.kafka import Connection, apply_topics
 from chassis.postgres import Database, migrate, role_of
 from chassis.vault import SCHEMA, FileKey, Vault
+from deploy.local.processes import recall, remember
 from schemas.topics import STAGES
 
 Progress = Callable[[str], None]
@@ -151,8 +155,9 @@ class World:
 
     # ------------------------------------------------------------ stages
 
-    def environment(self, place: Place, stage: str) -> dict[str, str]:
-        """The settings of one stage's process."""
+    def environment(self, place: Place) -> dict[str, str]:
+        """The settings of the stages' processes."""
+        ports = {f"HOTLINE_{stage.upper()}__PORT_FILE": f"{stage}.port" for stage in STAGES}
         return {
             **os.environ,
             "HOTLINE_KAFKA_BOOTSTRAP": place.bootstrap,
@@ -161,40 +166,37 @@ class World:
             "HOTLINE_DATABASE_PREFIX": place.database_prefix,
             "HOTLINE_MASTER_KEY_FILE": str(self.master_key),
             "HOTLINE_TOLD_FILE": str(self.told_file),
-            "HOTLINE_PORT_FILE": str(self.folder / f"{stage}.port"),
+            **ports,
         }
 
     def start_stages(
         self, place: Place, extra: Mapping[str, str] | None = None, stages: tuple[str, ...] = STAGES
     ) -> None:
         """Start the stages that are not running, each in its own process with its own log."""
-        for stage in stages:
-            if self.pid_of(stage) is not None:
-                continue
+        missing = [stage for stage in stages if self.pid_of(stage) is None]
+        for stage in missing:
             (self.folder / f"{stage}.port").unlink(missing_ok=True)
-            with (self.folder / f"{stage}.log").open("ab") as log:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", f"services.{stage}"],
-                    env={**self.environment(place, stage), **(extra or {})},
-                    cwd=self.folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            (self.folder / f"{stage}.pid").write_text(str(process.pid))
-            _children[process.pid] = process
+        if missing:
+            started = subprocess.run(
+                [sys.executable, "-m", "services", *missing],
+                env={**self.environment(place), **(extra or {})},
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if started.returncode:
+                raise CannotReach(f"the stages did not start:\n{started.stderr[-800:]}")
+        for stage in missing:
+            pid = int((self.folder / f"{stage}.pid").read_text())
+            with suppress(psutil.NoSuchProcess):
+                remember(self.folder / f"{stage}.pid", psutil.Process(pid))
 
     def pid_of(self, stage: str) -> int | None:
         """The process id of a running stage, or None."""
-        try:
-            pid = int((self.folder / f"{stage}.pid").read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        child = _children.get(pid)
-        if child is not None and child.poll() is not None:
-            return None
-        return pid if _is_stage(pid, stage) else None
+        process = recall(self.folder / f"{stage}.pid")
+        return process.pid if process is not None else None
 
     async def wait_ready(self, within: float = 60, stages: tuple[str, ...] = STAGES) -> None:
         """Wait until every stage reads its topics; raises CannotReach with the last words of the log."""
@@ -244,26 +246,8 @@ class World:
         pid = self.pid_of(stage)
         if pid is not None:
             _signal(pid, signal.SIGKILL)
-            child = _children.get(pid)
-            if child is not None:
-                child.wait()
-
-
-_children: dict[int, subprocess.Popen[bytes]] = {}
-
-
-def _is_stage(pid: int, stage: str) -> bool:
-    """Tell whether the process is alive and is that stage, not a later owner of the number."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        listing = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False)
-        command = listing.stdout
-    return f"services.{stage}".encode() in command
+            while self.pid_of(stage) is not None:
+                time.sleep(0.01)
 
 
 def _signal(pid: int, number: int) -> None:
