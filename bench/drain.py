@@ -123,7 +123,7 @@ class Drain:
         while not await self._finished(variant, wanted, expected):
             if monotonic() - looked > 1:
                 pss, looked = max(pss, pss_mib(pids)), monotonic()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
             if monotonic() - started > 900:
                 raise Incomplete(f"{await self._handled()} of {wanted} inputs handled after 900 s")
         seconds = monotonic() - started

@@ -19,13 +19,20 @@ def unpack(packed: bytes) -> list[tuple[str, bytes]]:
     return [(name.decode(), value) for name, value in pairs]
 
 
-async def store(tx: Tx, batch: int, messages: Sequence[Outgoing], correlations: Sequence[str | None]) -> None:
-    """Keep messages for the relay; they are sent soon after the commit, in this order."""
+async def store(
+    tx: Tx,
+    batch: int,
+    messages: Sequence[Outgoing],
+    correlations: Sequence[str | None],
+    *,
+    for_relay: bool = True,
+) -> None:
+    """Keep messages, to be sent in this order: by the relay, or by the caller after its commit."""
     await tx.execute(
         "with kept as (insert into outbox (batch, ordinal, topic, key, headers, value, correlation)"
         " select $1, o, t, k, h, v, c from unnest($2::int[], $3::text[], $4::bytea[], $5::bytea[],"
         " $6::bytea[], $7::text[]) as rows(o, t, k, h, v, c))"
-        " insert into unpublished (batch, relay) values ($1, true)",
+        " insert into unpublished (batch, relay) values ($1, $8)",
         batch,
         list(range(len(messages))),
         [message.topic for message in messages],
@@ -33,6 +40,7 @@ async def store(tx: Tx, batch: int, messages: Sequence[Outgoing], correlations: 
         [pack(message.headers) for message in messages],
         [message.value for message in messages],
         list(correlations),
+        for_relay,
     )
 
 

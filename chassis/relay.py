@@ -121,6 +121,12 @@ class Relay:
             await outbox.mark_published(tx, batches)
         return True
 
+    async def _send(self, batch: int, messages: Sequence[Outgoing]) -> None:
+        """Send what was just stored; if that fails or we die, `relay_once` finds it stale."""
+        await self._publisher.publish(messages)
+        async with self._database.session() as tx:
+            await outbox.mark_published(tx, [batch])
+
     def _message(self, body: Body, uid: UUID, cause: str | None = None) -> Outgoing:
         key = str(getattr(body, BY_BODY[type(body)].key))
         return self._writer.write(body, uid=uid, at=time_header(utc_now()), correlation=key, cause=cause)
@@ -152,9 +158,9 @@ class Relay:
             due += await self._ended_waits(tx, now, limit)
             if not due:
                 return False
-            messages = [self._fired(*timer) for timer in due]
-            await outbox.store(tx, new_batch_id(), messages, [key for key, _, _ in due])
-        self._wake.set()
+            batch, messages = new_batch_id(), [self._fired(*timer) for timer in due]
+            await outbox.store(tx, batch, messages, [key for key, _, _ in due], for_relay=False)
+        await self._send(batch, messages)
         return len(rows) == limit
 
     async def _ended_waits(self, tx: Tx, now: datetime, limit: int) -> list[tuple[str, str, datetime]]:
@@ -191,12 +197,13 @@ class Relay:
         tasks = [DueTask(*row.values()) for row in rows]
         messages = await self._work_on(tasks)
         await reach("task_done")
+        batch = new_batch_id()
         async with self._database.transaction() as tx:
-            await outbox.store(tx, new_batch_id(), messages, [task.key for task in tasks])
+            await outbox.store(tx, batch, messages, [task.key for task in tasks], for_relay=False)
             await tx.execute(
                 "delete from tasks where task_id = any($1::uuid[])", [task.task_id for task in tasks]
             )
-        self._wake.set()
+        await self._send(batch, messages)
         return len(rows) == limit
 
     async def _work_on(self, tasks: Sequence[DueTask]) -> list[Outgoing]:

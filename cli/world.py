@@ -151,7 +151,7 @@ class World:
         schema = f"{place.database_prefix}{SCHEMA}"
         database = Database(place.database_url, schema, role=role_of(schema), size=2)
         await database.open()
-        return Vault(database, FileKey.at(self.master_key))
+        return Vault(database, FileKey.at(self.master_key), keys=200_000)
 
     # ------------------------------------------------------------ stages
 

@@ -29,7 +29,7 @@ from chassis.transport import Record
 SCHEMA = "vault"
 ERASED = "[erased]"
 SealRecord: TypeAlias = Callable[[Record], bytes]
-_CACHE_SIZE = 20_000
+_CACHE_SIZE = 5_000
 _CACHE_SECONDS = 60.0
 
 
@@ -123,8 +123,8 @@ class _CustomerKey:
 class Vault:
     """Seals and opens personal data with each customer's own key."""
 
-    def __init__(self, database: Database, master: MasterKey) -> None:
-        self._database, self._master = database, master
+    def __init__(self, database: Database, master: MasterKey, *, keys: int = _CACHE_SIZE) -> None:
+        self._database, self._master, self._cached = database, master, keys
         self._keys: OrderedDict[str, tuple[float, _CustomerKey | None]] = OrderedDict()
         self._service = AESGCM(master_service_key(master))
 
@@ -160,7 +160,7 @@ class Vault:
             key = _CustomerKey(self._master.unwrap(wrapped, ref.encode())) if wrapped else None
             self._keys[ref] = (monotonic(), key)
             self._keys.move_to_end(ref)
-        while len(self._keys) > _CACHE_SIZE:
+        while len(self._keys) > self._cached:
             self._keys.popitem(last=False)
 
     def seal(self, ref: str, plain: str) -> str:

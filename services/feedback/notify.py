@@ -4,13 +4,15 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
 _TAIL = 4 * 1024 * 1024
+_REMEMBERED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class FileChannel:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: set[str] = set()
+        self._known: dict[str, None] = {}
         self._read_to: int | None = None
 
     async def send(self, messages: Sequence[Message]) -> Mapping[UUID, str]:
@@ -62,19 +64,24 @@ class FileChannel:
                 for message in fresh
             ]
             data = "".join(line + "\n" for line in lines).encode()
-            os.write(file.fileno(), data)
-            self._known.update(str(message.message_id) for message in fresh)
+            while data:
+                data = data[os.write(file.fileno(), data) :]
+            self._remember(str(message.message_id) for message in fresh)
             self._read_to = os.fstat(file.fileno()).st_size
+
+    def _remember(self, message_ids: Iterable[str]) -> None:
+        """Keep the newest ids: a retry comes within a lease, not after thousands of other messages."""
+        self._known.update(dict.fromkeys(message_ids))
+        for oldest in list(islice(self._known, max(0, len(self._known) - _REMEMBERED))):
+            del self._known[oldest]
 
     def _learn(self, handle: int) -> None:
         """Read what other processes (or an earlier life) appended since we looked last."""
         size = os.fstat(handle).st_size
         start = max(0, size - _TAIL) if self._read_to is None else self._read_to
-        if start < size:
-            text = os.pread(handle, size - start, start).decode(errors="replace")
-            for line in text.splitlines():
-                marker = line.find('"message_id": "')
-                if marker >= 0:
-                    self._known.add(line[marker + 15 : marker + 51])
-        if len(self._known) > 200_000:
-            self._known.clear()
+        whole, _, torn = os.pread(handle, size - start, start).rpartition(b"\n")
+        if torn:
+            # A process died in the middle of a line: that message was not sent.
+            os.ftruncate(handle, size - len(torn))
+        marks = ((line, line.find(b'"message_id": "')) for line in whole.split(b"\n"))
+        self._remember(line[at + 15 : at + 51].decode() for line, at in marks if at >= 0)
