@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import asyncpg
@@ -95,6 +98,24 @@ def conditions() -> dict[str, Any]:
         "versions": versions,
         "commit": _commit(),
     }
+
+
+def steal_share() -> float:
+    """Share of all CPU time since boot that the host gave to others."""
+    times = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return round(times[7] / sum(times), 4)
+
+
+def fsync_us(folder: Path, times: int = 200) -> float:
+    """Median microseconds of one 4 KiB write with fdatasync in this folder."""
+    taken = []
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(times):
+            started = perf_counter()
+            os.pwrite(file.fileno(), b"x" * 4096, 0)
+            os.fdatasync(file.fileno())
+            taken.append(perf_counter() - started)
+    return round(statistics.median(taken) * 1e6, 1)
 
 
 def _commit() -> str:

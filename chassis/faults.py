@@ -6,11 +6,15 @@ Fault
 └── Bug          a decision raised: block its partition, raise the alarm
 """
 
+import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
 
 import asyncpg
 from aiokafka.errors import KafkaError
+
+T = TypeVar("T")
 
 
 class Fault(Exception):
@@ -65,3 +69,15 @@ def backoff(first: float = 0.05, cap: float = 5.0) -> Iterator[float]:
     while True:
         yield wait * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
         wait = min(wait * 2, cap)
+
+
+async def insist(work: Callable[[], Awaitable[T]]) -> T:
+    """Do the same work again until it works; raises at once what waiting cannot mend."""
+    for wait in backoff():
+        try:
+            return await work()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            await asyncio.sleep(wait)
+    raise AssertionError("backoff has no end")

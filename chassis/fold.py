@@ -142,6 +142,7 @@ class Fold:
                 correlation=correlation,
                 cause=event.name,
                 sequence=entity.sequence,
+                numbered_for=entity.key,
                 part=(ordinal, total),
                 traceparent=event.traceparent,
             )

@@ -487,6 +487,81 @@ def reader(
     )
 
 
+class Offsets:
+    """Asks Kafka how far things are: groups' commits, high watermarks, log starts; never a group's member."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._admin: AIOKafkaAdminClient | None = None
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def start(self) -> None:
+        """Connect; raises Transient while Kafka is away."""
+        self._admin = await _admin(self._connection)
+        # Read uncommitted, so that ends are high watermarks: a barrier at the last stable offset
+        # would stop short of what an open transaction already wrote.
+        self._consumer = reader(self._connection, read_committed=False)
+        try:
+            await self._consumer.start()
+        except (KafkaError, OSError) as error:
+            raise Transient(f"kafka is not reachable at {self._connection.bootstrap}") from error
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        if self._consumer is not None:
+            await _abandon(self._consumer)
+        if self._admin is not None:
+            await self._admin.close()
+
+    async def commits(self, group: str) -> dict[Place, int]:
+        """Give the committed offset of each partition of a group; a partition without one is absent."""
+        assert self._admin is not None
+        try:
+            found = await self._admin.list_consumer_group_offsets(self._connection.prefix + group)
+        except (KafkaError, OSError) as error:
+            raise Transient(f"kafka does not tell the offsets of {group}: {type(error).__name__}") from error
+        return {self._place(tp): meta.offset for tp, meta in found.items() if meta.offset >= 0}
+
+    async def partitions(self, topics: Sequence[str]) -> list[Place]:
+        """List the partitions that these topics have now: metadata is asked for, not remembered."""
+        assert self._consumer is not None
+        client = self._consumer._client  # noqa: SLF001 - the only way to fresh metadata
+        try:
+            await client.set_topics({self._connection.prefix + topic for topic in topics})
+            if not await client.force_metadata_update():
+                raise Transient("kafka does not give its metadata")
+        except (KafkaError, OSError) as error:
+            raise Transient(f"kafka does not give its metadata: {type(error).__name__}") from error
+        places = []
+        for topic in topics:
+            known = self._consumer.partitions_for_topic(self._connection.prefix + topic) or set()
+            places += [Place(topic, partition) for partition in sorted(known)]
+        return places
+
+    async def highs(self, places: Sequence[Place]) -> dict[Place, int]:
+        """Give the high watermark of each partition: the offset that the next record will get."""
+        return await self._ask("end_offsets", places)
+
+    async def starts(self, places: Sequence[Place]) -> dict[Place, int]:
+        """Give the first offset that each partition still holds."""
+        return await self._ask("beginning_offsets", places)
+
+    async def _ask(self, question: str, places: Sequence[Place]) -> dict[Place, int]:
+        assert self._consumer is not None
+        prefix = self._connection.prefix
+        tps = [TopicPartition(prefix + place.topic, place.partition) for place in places]
+        if not tps:
+            return {}
+        try:
+            found = await getattr(self._consumer, question)(tps)
+        except (KafkaError, OSError) as error:
+            raise Transient(f"kafka does not tell offsets: {type(error).__name__}") from error
+        return {self._place(tp): offset for tp, offset in found.items()}
+
+    def _place(self, tp: TopicPartition) -> Place:
+        return Place(tp.topic[len(self._connection.prefix) :], tp.partition)
+
+
 async def lag_of(
     connection: Connection, group: str, topics: Sequence[str], *, strict: bool = False
 ) -> dict[Place, int]:

@@ -1,5 +1,6 @@
 """Between bytes and events: a total reader that never raises, and the writer of our headers."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,7 @@ from schemas.topics import WIRES
 
 MAX_HEADERS = 32
 MAX_VALUE = 256 * 1024
+_TYPE_SHAPE = re.compile(r"[a-z][a-z-]{0,40}(\.[a-z][a-z-]{0,40}){1,5}(\.v\d{1,3})?")
 _JSON = ("content-type", b"application/json")
 _SPEC = ("ce_specversion", b"1.0")
 
@@ -67,7 +69,9 @@ def _read(record: Record, handled: dict[str, MessageType]) -> Event[Any] | Poiso
     wire = _text(headers, "ce_type")
     kind = handled.get(wire)
     if kind is None:
-        raise _Unreadable("unknown_type", f"type {wire[:100]!r} is not in the contract")
+        # Anybody may have written anything there: only what has a type's shape is repeated.
+        named = repr(wire) if _TYPE_SHAPE.fullmatch(wire) else "in header ce_type"
+        raise _Unreadable("unknown_type", f"type {named} is not in the contract")
     value = record.value
     if not value:
         raise _Unreadable("empty", "the record has no value")
@@ -161,6 +165,7 @@ class Writer:
         correlation: str,
         cause: str | None = None,
         sequence: int | None = None,
+        numbered_for: str = "",
         part: tuple[int, int] = (1, 1),
         traceparent: bytes | None = None,
     ) -> Outgoing:
@@ -179,13 +184,17 @@ class Writer:
             headers.append(("ce_causationid", cause.encode()))
             headers.append(("ce_handoffk", b"%d" % part[0]))
             headers.append(("ce_handoffn", b"%d" % part[1]))
+        key = str(getattr(body, kind.key))
         if sequence is not None:
             headers.append(("ce_sequence", b"%010d" % sequence))
+            if numbered_for != key:
+                # Said of one thing (a case), numbered with what is said of another (its call).
+                headers.append(("ce_sequenceof", numbered_for.encode()))
         if traceparent is not None:
             headers.append(("traceparent", traceparent))
         return Outgoing(
             kind.topic_of(body),
-            str(getattr(body, kind.key)).encode(),
+            key.encode(),
             body.to_bytes(),
             headers,
         )

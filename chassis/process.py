@@ -25,7 +25,9 @@ from chassis.stage import Stage
 from chassis.vault import SCHEMA, FileKey, Vault
 
 STOP_WITHIN = 30.0
+STOP_STALLED_WITHIN = 3.0
 COLLECT_EVERY = 20.0
+EXIT_BY_FORCE = 1
 EXIT_MISCONFIGURED = 78
 EXIT_STALLED = 70
 
@@ -191,8 +193,12 @@ class Process:
     # ------------------------------------------------------------ stopping
 
     async def _shut_down(self) -> None:
-        """Finish the batch under way, leave the group, close; by force after a while."""
-        asyncio.get_running_loop().call_later(STOP_WITHIN, _give_up)
+        """Finish the batch under way, leave the group, close; by force after a while.
+
+        Whoever stands still has nothing to finish; what is not committed is read again at the next start.
+        """
+        within = STOP_STALLED_WITHIN if self._code == EXIT_STALLED else STOP_WITHIN
+        asyncio.get_running_loop().call_later(within, os._exit, self._code or EXIT_BY_FORCE)
         if self._subscription is not None:
             await self._subscription.stop()
         for task in self._background:
@@ -210,13 +216,8 @@ async def _collect_garbage() -> None:
         gc.collect()
 
 
-def _give_up() -> None:
-    """Something will not close; what is not committed is read again at the next start."""
-    os._exit(1)
-
-
 def run_stage(build: Callable[[Settings, Vault], Stage], kind: type[Settings] = Settings) -> None:
-    """Run a stage as a process and exit: 0 stopped, 70 stalled, 78 misconfigured."""
+    """Run a stage as a process and exit: 0 stopped, 1 stopped by force, 70 stalled, 78 misconfigured."""
     try:
         settings = load_settings(kind)
         configure(settings.log_level)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 from uuid import UUID
 
 from chassis.batch import span
 from chassis.clock import utc_now
+from chassis.faults import insist
 from chassis.ids import derived_id
 from chassis.kafka import KafkaPublisher, Subscription
 from chassis.message import Writer, read, time_header
 from chassis.step import Event
-from chassis.transport import Outgoing, Reader, Record
+from chassis.transport import Handler, Outgoing, Reader, Record
 from chassis.vault import Vault
 from cli.texts import Script, scripts
 from cli.world import Place
@@ -34,21 +36,22 @@ def _types(*bodies: type[Body]) -> dict[str, Any]:
 class People:
     """Everybody outside the four stages, in one process; each group reads its own topics."""
 
-    def __init__(self, place: Place, vault: Vault) -> None:
+    def __init__(self, place: Place, vault: Vault, publisher: KafkaPublisher | None = None) -> None:
         self._place, self._vault = place, vault
-        self._publisher = KafkaPublisher(place.kafka, "hotline-people")
+        self._publisher = publisher or KafkaPublisher(place.kafka, "hotline-people")
         self._writer = Writer("people")
         self._next = count()
         self._by_summary = {script.summary: script for script in scripts()}
         self._case_scripts: dict[UUID, Script] = {}
-        self._seen_calls: set[str] = set()
+        self._call_scripts: dict[str, Script] = {}
         subscriptions = [
             ("agents", ("telephony.calls",), self._on_calls),
             ("customers", ("intake.cases", "feedback.cases"), self._on_customer_events),
             *((f"department.{code}", (f"departments.{code}",), self._on_assignments) for code in DEPARTMENTS),
         ]
         self._subscriptions = [
-            Subscription(place.kafka, group, topics, handler) for group, topics, handler in subscriptions
+            Subscription(place.kafka, group, topics, _insistent(handler))
+            for group, topics, handler in subscriptions
         ]
 
     async def start(self) -> None:
@@ -66,14 +69,16 @@ class People:
     async def _on_calls(self, records: Sequence[Record], reader: Reader) -> None:
         handled = _types(telephony.CallAnswered)
         answered = [event for record in records if isinstance(event := read(record, handled), Event)]
-        chosen = []
-        for event in answered:
-            if event.body.call_id not in self._seen_calls:
-                self._seen_calls.add(event.body.call_id)
-                chosen.append((event, scripts()[next(self._next) % len(scripts())]))
+        chosen = [(event, self._script_for(event.body.call_id)) for event in answered]
         await self._vault.ready([self._vault.customer_ref(script.phone) for _, script in chosen], create=True)
         await self._say([self._recording(event, script) for event, script in chosen])
         await _commit(records, reader)
+
+    def _script_for(self, call_id: str) -> Script:
+        """Scripts in turn; the same call tells the same story however often it is read."""
+        if call_id not in self._call_scripts:
+            self._call_scripts[call_id] = scripts()[next(self._next) % len(scripts())]
+        return self._call_scripts[call_id]
 
     def _recording(self, event: Event[Any], script: Script) -> Outgoing:
         ref = self._vault.customer_ref(script.phone)
@@ -204,6 +209,15 @@ class People:
     async def _say(self, messages: Sequence[Outgoing]) -> None:
         if messages:
             await self._publisher.publish(messages)
+
+
+def _insistent(handler: Handler) -> Handler:
+    """Real departments try again when something is away; what they say has the same ids then."""
+
+    async def handle(records: Sequence[Record], reader: Reader) -> None:
+        await insist(partial(handler, records, reader))
+
+    return handle
 
 
 async def _commit(records: Sequence[Record], reader: Reader) -> None:

@@ -7,10 +7,12 @@ import random
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from heapq import merge
 from importlib import resources
 
 from chassis.clock import monotonic, utc_now
+from chassis.faults import insist
 from chassis.ids import foreign_id
 from chassis.kafka import KafkaPublisher
 from chassis.message import Writer, time_header
@@ -128,10 +130,10 @@ class Telephony:
         self._writer = Writer("telephony")
 
     async def publish(self, facts: Sequence[Fact]) -> None:
-        """Seal and send a run of call events, in order."""
+        """Seal and send a run of call events, in order; tries until it works, as an adapter must."""
         refs = [self._vault.customer_ref(fact.phone) for fact in facts if fact.phone]
-        await self._vault.ready(refs, create=True)
-        await self._publisher.publish([self._message(fact) for fact in facts])
+        await insist(partial(self._vault.ready, refs, create=True))
+        await insist(partial(self._publisher.publish, [self._message(fact) for fact in facts]))
 
     def _message(self, fact: Fact) -> Outgoing:
         body = fact.body

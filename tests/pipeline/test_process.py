@@ -1,0 +1,158 @@
+"""One stage as a process: it stops cleanly, gives up when it must, and notices that it stands still."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import asyncpg
+import pytest
+
+from chassis.clock import monotonic
+from chassis.kafka import KafkaPublisher
+from cli.world import World
+from tests.conftest import eventually
+from tests.given import message, offered
+
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
+
+
+class Alone:
+    """The intake stage alone, as a child of the test, so that its exit code can be read."""
+
+    def __init__(self, world: World, place) -> None:
+        self.world, self.place = world, place
+        self.log = world.folder / "alone.log"
+
+    def start(self, **settings: str) -> subprocess.Popen[bytes]:
+        environment = {
+            **self.world.environment(self.place),
+            "HOTLINE_PORT_FILE": str(self.world.folder / "intake.port"),
+            **settings,
+        }
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "services.intake"],
+                env=environment,
+                cwd=self.world.folder,
+                stdout=log,
+                stderr=log,
+            )
+
+    async def ready(self) -> None:
+        async def is_ready():
+            return (await self.world.health("intake")).get("ready")
+
+        await eventually(is_ready, 30, "intake is ready")
+
+    async def say(self, *names: str) -> None:
+        publisher = KafkaPublisher(self.place.kafka, "tests")
+        await publisher.publish([message(offered(name)) for name in names])
+        await publisher.stop()
+
+    async def value(self, sql: str):
+        connection = await asyncpg.connect(self.place.database_url)
+        try:
+            await connection.execute(f'set search_path to "{self.place.database_prefix}intake"')
+            return await connection.fetchval(sql)
+        finally:
+            await connection.close()
+
+
+@pytest.fixture
+async def alone(address, prefix, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOTLINE_KAFKA_BOOTSTRAP", address.kafka_bootstrap)
+    monkeypatch.setenv("HOTLINE_DATABASE_URL", address.database_url)
+    world = World(tmp_path / "world", prefix=f"{prefix}.")
+    place = world.start_stack()
+    await world.prepare(place)
+    return Alone(world, place)
+
+
+async def _ended(process: subprocess.Popen[bytes], within: float) -> int:
+    return await asyncio.to_thread(process.wait, within)
+
+
+async def test_a_stage_that_is_told_to_stop_finishes_its_batch_and_exits_0(alone):
+    process = alone.start()
+    await alone.ready()
+    await alone.say(*(f"call-{number}" for number in range(2000)))
+    process.send_signal(signal.SIGTERM)
+    assert await _ended(process, 25) == 0
+    assert await alone.value("select count(*) from unpublished") == 0
+    handled = await alone.value("select count(*) from entities")
+    again = alone.start()
+    await alone.ready()
+
+    async def all_handled():
+        return await alone.value("select count(*) from entities") == 2000
+
+    await eventually(all_handled, 20, f"the rest of 2000 is handled after {handled}")
+    again.send_signal(signal.SIGTERM)
+    assert await _ended(again, 25) == 0
+
+
+async def test_a_stage_that_stands_still_while_records_wait_exits_70(alone):
+    process = alone.start(
+        HOTLINE_TESTING="1", HOTLINE_FAILPOINTS="before_store=hang", HOTLINE_STALLED_AFTER_S="3"
+    )
+    await alone.ready()
+    await alone.say("call-1")
+    began = monotonic()
+    assert await _ended(process, 60) == 70
+    assert monotonic() - began > 3
+    words = [json.loads(line) for line in alone.log.read_text().splitlines() if line.startswith("{")]
+    assert any(word["event"] == "stalled" and word["lag"] == 1 for word in words)
+
+
+async def test_a_stage_without_work_is_never_called_stalled(alone):
+    process = alone.start(HOTLINE_STALLED_AFTER_S="1")
+    await alone.ready()
+    await asyncio.sleep(8)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert await _ended(process, 25) == 0
+
+
+async def test_a_failpoint_outside_tests_does_nothing(alone):
+    process = alone.start(HOTLINE_FAILPOINTS="before_store=kill")
+    await alone.ready()
+    await alone.say("call-1")
+
+    async def handled():
+        return await alone.value("select count(*) from entities") == 1
+
+    await eventually(handled, 20, "the call is handled")
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert await _ended(process, 25) == 0
+
+
+async def test_no_log_line_names_a_person(alone):
+    """Numbers and names of the load's customers appear in no log, whatever went wrong."""
+    process = alone.start(HOTLINE_LOG_LEVEL="DEBUG")
+    await alone.ready()
+    publisher = KafkaPublisher(alone.place.kafka, "tests")
+    secret = "+8613912345678"
+    bad = message(offered("call-1"))
+    await publisher.publish(
+        [
+            bad._replace(value=json.dumps({"call_id": 7, "dialled": secret, "source": "x"}).encode()),
+            bad._replace(headers=[*bad.headers[:1], ("ce_type", secret.encode())]),
+            bad._replace(key=secret.encode(), value=secret.encode()),
+        ]
+    )
+    await publisher.stop()
+
+    async def quarantined():
+        return await alone.value("select count(*) from quarantine") == 3
+
+    await eventually(quarantined, 20, "three records are quarantined")
+    process.send_signal(signal.SIGTERM)
+    assert await _ended(process, 25) == 0
+    assert secret not in alone.log.read_text()
+    assert secret[3:] not in alone.log.read_text()
+    assert await alone.value("select count(*) from quarantine where explanation like '%139%'") == 0
+    assert os.environ.get("HOTLINE_TESTING") != "1"
