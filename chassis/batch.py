@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -21,6 +22,10 @@ from chassis.stage import Stage
 from chassis.step import Event
 from chassis.transport import Outgoing, Place, Publisher, Reader, Record
 from chassis.vault import SealRecord
+
+ACKNOWLEDGE_EVERY = 0.05
+"""Seconds for which what was sent may stay unmarked and uncommitted: one round trip for many batches."""
+_UNACKNOWLEDGED_AT_MOST = 200
 
 
 class _Stored(NamedTuple):
@@ -47,15 +52,20 @@ class Pass:
         self._writer = Writer(stage.name)
         self._handled = stage.handled
         self._log = get_logger(stage=stage.name)
-        self._finishing: asyncio.Task[None] | None = None
+        self._sending: asyncio.Task[None] | None = None
+        self._acknowledging: asyncio.Task[None] | None = None
+        self._at_once = asyncio.Event()
+        self._sent: list[int] = []
+        self._offsets: dict[Place, int] = {}
         self._unblocking: set[asyncio.Task[None]] = set()
         self._blocked: dict[Place, int] = {}
 
     async def __call__(self, records: Sequence[Record], reader: Reader) -> None:
-        """Store a batch and begin to send it; returns when the batch before is sent and committed.
+        """Store a batch and begin to send it; returns when the batch before is sent.
 
-        So the next batch is read and decided while this one travels. Faults of the infrastructure
-        are retried for ever; nothing is acknowledged meanwhile.
+        So the next batch is read and decided while this one travels. What was sent is marked and
+        committed a moment later, for several batches at once. Faults of the infrastructure are
+        retried for ever; nothing is acknowledged meanwhile.
         """
         started = monotonic()
         for wait in backoff():
@@ -68,9 +78,12 @@ class Pass:
                 return
 
     async def settle(self) -> None:
-        """Return when everything that was stored is sent and committed."""
-        if self._finishing is not None:
-            await asyncio.shield(self._finishing)
+        """Return when everything that was stored is sent, marked and committed."""
+        if self._sending is not None:
+            await asyncio.shield(self._sending)
+        if self._acknowledging is not None:
+            self._at_once.set()
+            await asyncio.shield(self._acknowledging)
 
     async def _before_retry(self, error: Exception, wait: float) -> None:
         name = type(error).__name__
@@ -92,23 +105,53 @@ class Pass:
                 raise
             await self._bisect(records, reader, error)
             return
-        await self._then_finish(stored, reader)
+        await self._then_send(stored, reader)
 
-    async def _then_finish(self, stored: _Stored, reader: Reader) -> None:
-        await self.settle()
-        self._finishing = asyncio.create_task(self._finish(stored, reader))
+    async def _then_send(self, stored: _Stored, reader: Reader) -> None:
+        if len(self._sent) > _UNACKNOWLEDGED_AT_MOST:
+            await self.settle()
+        if self._sending is not None:
+            await asyncio.shield(self._sending)
+        self._sending = asyncio.create_task(self._send_then_acknowledge(stored, reader))
 
-    async def _finish(self, stored: _Stored, reader: Reader) -> None:
-        """Send, mark, commit, in this order, each until it works."""
+    async def _send_then_acknowledge(self, stored: _Stored, reader: Reader) -> None:
+        """Send until it works; only then may the batch be marked, and its offsets be committed."""
         for wait in backoff():
             try:
-                await self._send(stored)
-                await reader.commit(stored.offsets)
-                await reach("after_commit")
+                self._sent += await self._send(stored)
             except Exception as error:
                 await self._before_retry(error, wait)
             else:
-                return
+                break
+        self._offsets.update(stored.offsets)
+        if self._acknowledging is None or self._acknowledging.done():
+            self._at_once.clear()
+            self._acknowledging = asyncio.create_task(self._acknowledge_soon(reader))
+
+    async def _acknowledge_soon(self, reader: Reader) -> None:
+        waits = backoff()
+        while self._sent or self._offsets:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ACKNOWLEDGE_EVERY):
+                    await self._at_once.wait()
+            try:
+                await self._acknowledge(reader)
+            except Exception as error:
+                await self._before_retry(error, next(waits))
+
+    async def _acknowledge(self, reader: Reader) -> None:
+        """Mark, then commit, what has been sent up to now; what is sent meanwhile waits for its turn."""
+        sent, offsets = self._sent[:], dict(self._offsets)
+        if sent:
+            async with self._database.session() as tx:
+                await outbox.mark_published(tx, sent)
+            del self._sent[: len(sent)]
+            await reach("after_mark")
+        await reader.commit(offsets)
+        for place, offset in offsets.items():
+            if self._offsets[place] == offset:
+                del self._offsets[place]
+        await reach("after_commit")
 
     async def _bisect(self, records: Sequence[Record], reader: Reader, error: Exception) -> None:
         """PostgreSQL refused the data of one record: find it, quarantine it, spare its neighbours."""
@@ -118,7 +161,7 @@ class Pass:
             await self._handle(records[middle:], reader)
             return
         refused = Poison("database_refused", f"{type(error).__name__}: the database refused the data")
-        await self._then_finish(await self._store(records, {0: refused}), reader)
+        await self._then_send(await self._store(records, {0: refused}), reader)
 
     async def _around(self, bug: Bug, records: Sequence[Record], reader: Reader) -> None:
         """A decision raised: block its partition at that record, handle everything else."""
@@ -186,8 +229,9 @@ class Pass:
         repeated += [item for item in inputs if item.event.uid in seen]
         keys = list({item.event.key for item in fresh})
         if keys:
-            current.entities = await plan.load(tx, keys, self._stage.state)
-            await self._expect_parked(tx, fold, keys)
+            current.entities, awaited = await plan.load(tx, keys, self._stage.state)
+            if awaited:
+                await self._expect_parked(tx, fold, awaited)
         for record, poison in zip(records, readable, strict=True):
             if isinstance(poison, Poison):
                 fold.quarantine(record, poison)
@@ -206,8 +250,6 @@ class Pass:
     async def _expect_parked(self, tx: Tx, fold: Fold, keys: list[str]) -> None:
         """Waiting inputs matter when their case appears, or when their time is up."""
         parked = await plan.parked_for(tx, keys)
-        if not parked:
-            return
         events = {}
         for item in parked:
             event = read(item.record, self._handled)
@@ -215,7 +257,8 @@ class Pass:
                 events[item.uid] = event
         fold.expect([item for item in parked if item.uid in events], events)
 
-    async def _send(self, stored: _Stored) -> None:
+    async def _send(self, stored: _Stored) -> list[int]:
+        """Publish what a batch says, after what a dead process left unsent; gives the batches to mark."""
         batches = [*stored.resend]
         messages: list[Outgoing] = []
         if stored.resend:
@@ -225,12 +268,10 @@ class Pass:
         if stored.plan is not None and stored.plan.outgoing:
             messages += stored.plan.outgoing
             batches.append(stored.plan.batch)
-        if not messages:
-            return
-        await self._publisher.publish(messages)
-        await reach("after_publish")
-        async with self._database.session() as tx:
-            await outbox.mark_published(tx, batches)
+        if messages:
+            await self._publisher.publish(messages)
+            await reach("after_publish")
+        return batches
 
 
 def _distinct(

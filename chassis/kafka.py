@@ -37,6 +37,9 @@ from chassis.transport import Handler, Outgoing, Place, Record, Settle, partitio
 from schemas.topics import BY_NAME, TOPICS, Topic
 
 MAX_BATCH = 500
+FULL_ENOUGH_TO_COLLECT = 8
+"""A batch of more records says that work comes faster than it is done: then waiting a little saves CPU.
+Fewer may be one call's own events."""
 PUBLISH_WITHIN = 20.0
 _BATCH_BYTES = 512 * 1024
 _FETCH_BYTES = 128 * 1024
@@ -291,7 +294,7 @@ class _PromptSubscriber(BatchSubscriber):
                 await asyncio.sleep(self.collect_seconds)
                 more = await consumer.getmany(timeout_ms=0, max_records=MAX_BATCH - len(records))
                 records += chain(*more.values())
-            self.busy[id(consumer)] = len(records) > 2
+            self.busy[id(consumer)] = len(records) > FULL_ENOUGH_TO_COLLECT
             return tuple(records)
         return ()
 

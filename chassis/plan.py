@@ -86,13 +86,16 @@ class Plan:
         self.correlations.append(correlation)
 
 
-async def load(tx: Tx, keys: Sequence[str], state: type[Body]) -> dict[str, Entity]:
-    """Read the entities of these keys as they stand."""
+async def load(tx: Tx, keys: Sequence[str], state: type[Body]) -> tuple[dict[str, Entity], list[str]]:
+    """Read the entities of these keys as they stand, and those keys for which inputs wait."""
     rows = await tx.fetch(
-        "select key, version, sequence, timers, document from entities where key = any($1::text[])",
+        "select key, version, sequence, timers, document from entities where key = any($1::text[])"
+        " union all select distinct key, null::int, null::int, null, null from parked"
+        " where key = any($1::text[])",
         keys,
     )
-    return {
+    awaited = [row["key"] for row in rows if row["version"] is None]
+    entities = {
         row["key"]: Entity(
             row["key"],
             state.parse(row["document"]),
@@ -102,7 +105,9 @@ async def load(tx: Tx, keys: Sequence[str], state: type[Body]) -> dict[str, Enti
             read_timers(row["timers"]),
         )
         for row in rows
+        if row["version"] is not None
     }
+    return entities, awaited
 
 
 def read_timers(text: str) -> dict[str, datetime]:

@@ -144,7 +144,7 @@ async def test_the_broker_is_killed_in_the_middle(running):
 
 
 @pytest.mark.parametrize(
-    "point", ["before_store", "after_store", "after_publish", "after_commit", "task_done"]
+    "point", ["before_store", "after_store", "after_publish", "after_mark", "after_commit", "task_done"]
 )
 async def test_each_stage_dies_at_each_point_of_its_pass(running, point):
     """The same place in every stage: before and after the database's commit, the send, Kafka's commit."""

@@ -339,15 +339,18 @@ class RefusingTx:
         return await self._tx.fetchrow(sql, *args)
 
 
-@pytest.mark.parametrize("point", ["before_store", "after_store", "after_publish"])
+@pytest.mark.parametrize(
+    "point", ["before_store", "after_store", "after_publish", "after_mark", "after_commit"]
+)
 async def test_a_crash_at_any_point_loses_nothing_and_says_nothing_twice(rig, point):
     rig.put(*a_call(), message(record_request()))
     failpoints.arm(point, "hang")
     dying = asyncio.create_task(rig.drain())
     await asyncio.sleep(0.3)
     dying.cancel()
-    if rig.handle._finishing is not None:
-        rig.handle._finishing.cancel()
+    for task in (rig.handle._sending, rig.handle._acknowledging):
+        if task is not None:
+            task.cancel()
     await asyncio.gather(dying, return_exceptions=True)
     rig.life()
     await rig.drain()
