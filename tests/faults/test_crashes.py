@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from chassis.clock import monotonic
+from chassis.relay import STALE
 from cli.people import People
 from cli.tally import Counting
 from cli.traffic import Telephony, generated
 from cli.world import World
 from deploy.local.stack import LocalStack
 from schemas.topics import STAGES
-from tests.faults.evidence import Acknowledged, gather
+from tests.faults.evidence import Acknowledged, Evidence, gather
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
@@ -70,16 +71,27 @@ class Running:
             if monotonic() - news > within:
                 pytest.fail(f"no news for {within} s: {tally.summary()} {sorted(tally.open_cases)[:5]}")
 
+    async def _settled(self) -> Evidence:
+        """What a dead process had sent from a timer or a task, and not marked, the relay sends again."""
+        deadline = monotonic() + STALE.total_seconds() + 15
+        while True:
+            evidence = await gather(self.place)
+            if not any(evidence.unpublished.values()) or monotonic() > deadline:
+                return evidence
+            await asyncio.sleep(1)
+
     async def verdict(self, calls: int) -> list[str]:
         """Everything that is wrong, at every hop."""
         tally = self.counting.tally
-        evidence = await gather(self.place)
+        evidence = await self._settled()
         problems = evidence.problems([*self.outside.acknowledged, *self.inside.acknowledged])
         told = [json.loads(line)["message_id"] for line in self.world.told_file.read_text().splitlines()]
         if len(told) != len(set(told)):
             problems.append(f"{len(told) - len(set(told))} customers were told twice")
-        if len(told) != tally.types["feedback.case-opened"]:
-            problems.append(f"{len(told)} told of {tally.types['feedback.case-opened']} to be told")
+        # A message that was sent and not yet marked when its stage died is sent again: one id, two records.
+        opened = {said.event_id for said in evidence.log if said.wire == "feedback.case-opened.v1"}
+        if len(told) != len(opened):
+            problems.append(f"{len(told)} told of {len(opened)} to be told")
         if len(tally.offered) != calls:
             problems.append(f"{len(tally.offered)} calls offered of {calls}")
         problems += [f"without effect: {name}" for name in tally.without_effect]
@@ -143,36 +155,31 @@ async def test_the_broker_is_killed_in_the_middle(running):
     assert await running.verdict(calls) == []
 
 
+POINTS = ("before_store", "after_store", "after_publish", "after_mark", "after_commit")
+
+
 @pytest.mark.parametrize(
-    "point", ["before_store", "after_store", "after_publish", "after_mark", "after_commit", "task_done"]
+    ("stage", "point"),
+    [*((stage, point) for stage in STAGES for point in POINTS), ("feedback", "task_done")],
 )
-async def test_each_stage_dies_at_each_point_of_its_pass(running, point):
-    """The same place in every stage: before and after the database's commit, the send, Kafka's commit."""
-    calls = 400
+async def test_a_stage_dies_at_a_point_of_its_pass(running, stage, point):
+    """Before and after the database's commit, the send, the mark, Kafka's commit: three times each."""
+    calls = 100
     for round_ in range(3):
-        running.world.stop_stages()
-        armed = {"HOTLINE_TESTING": "1", "HOTLINE_FAILPOINTS": f"{point}=kill:{round_ * 3 + 2}"}
-        running.world.start_stages(running.place, {**TIMES, **armed})
+        running.world.stop_stages((stage,))
+        armed = {"HOTLINE_TESTING": "1", "HOTLINE_FAILPOINTS": f"{point}=kill:{round_ * 2 + 1}"}
+        running.world.start_stages(running.place, {**TIMES, **armed}, (stage,))
         playing = asyncio.create_task(running.play(calls, 150.0, seed=20 + round_))
-        await _dead(running, STAGES if point != "task_done" else ("feedback",))
+        await _dead(running, stage)
         await playing
         await _ready_again(running)
         await running.until_finished(calls * (round_ + 1), 90)
     assert await running.verdict(calls * 3) == []
 
 
-async def _dead(running: Running, stages) -> None:
+async def _dead(running: Running, stage: str) -> None:
     deadline = monotonic() + 60
-    for stage in stages:
-        while running.world.pid_of(stage) is not None:
-            await running.counting.read_on(0.05)
-            if monotonic() > deadline:
-                pytest.fail(f"{stage} did not reach its failpoint")
-            if stage != stages[0]:
-                # A stage that waits for one that has died gets nothing: bring the dead ones back.
-                await asyncio.to_thread(
-                    running.world.start_stages,
-                    running.place,
-                    TIMES,
-                    tuple(name for name in STAGES[: stages.index(stage)]),
-                )
+    while running.world.pid_of(stage) is not None:
+        await running.counting.read_on(0.05)
+        if monotonic() > deadline:
+            pytest.fail(f"{stage} did not reach its failpoint: {running.counting.tally.summary()}")
