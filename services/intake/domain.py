@@ -74,7 +74,7 @@ class Contact(Body):
 def _contact(event: Event[CallEvent], state: Contact | None) -> Contact:
     if state is not None:
         return state
-    return Contact.model_construct(call_id=event.body.call_id, first_at=event.body.occurred_at)
+    return Contact(call_id=event.body.call_id, first_at=event.body.occurred_at)
 
 
 def on_offered(event: Event[CallOffered], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
@@ -168,7 +168,7 @@ def on_recording_requested(
         return objection or Waiting("no_such_call_yet")
     body = event.body
     case_id = derived_id(event.uid, "case")
-    case = Case.model_construct(
+    case = Case(
         case_id=case_id,
         case_no=case_number(now, policy.numbers[event.uid]),
         call_id=state.call_id,
@@ -179,12 +179,12 @@ def on_recording_requested(
         product=body.product,
         severity=body.severity,
         vulnerable=body.vulnerable,
-        customer=Customer.model_construct(customer_ref=body.customer_ref, sealed=body.sealed),
+        customer=Customer(customer_ref=body.customer_ref, sealed=body.sealed),
         recorded_at=now,
     )
-    said: Body = CaseRecorded.model_construct(case_id=case_id, case=case)
+    said: Body = CaseRecorded(case_id=case_id, case=case)
     if body.decision is not None:
-        said = CaseAnswered.model_construct(case_id=case_id, case=case, decision=body.decision)
+        said = CaseAnswered(case_id=case_id, case=case, decision=body.decision)
     over = state.model_copy(update={"phase": "recorded", "case_id": case_id})
     return Step(over, (said,), (Cancel(WRAP_UP),), correlation=str(case_id))
 

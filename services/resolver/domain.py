@@ -73,7 +73,7 @@ def on_routed(event: Event[CaseRouted], state: Assignment | None, now: datetime,
         return Ignored("older_assignment")
     if state is not None and state.phase == "withdrawn" and body.case.cycle == state.case.cycle:
         return Ignored("withdrawn_meanwhile")
-    assignment = Assignment.model_construct(
+    assignment = Assignment(
         phase="delivered",
         case=body.case,
         assignment_id=body.assignment_id,
@@ -84,14 +84,14 @@ def on_routed(event: Event[CaseRouted], state: Assignment | None, now: datetime,
         clerk=None,
         escalations=0,
     )
-    copy = CaseAssigned.model_construct(
+    copy = CaseAssigned(
         **assignment.held,
         accept_due=body.accept_due,
         resolve_due=body.resolve_due,
         attempt_no=body.attempt_no,
         case=body.case,
     )
-    delivered = CaseDelivered.model_construct(**assignment.held, accept_due=body.accept_due)
+    delivered = CaseDelivered(**assignment.held, accept_due=body.accept_due)
     timers = (Timer(ACCEPT, body.accept_due), Timer(RESOLVE, body.resolve_due), Cancel(PAUSE))
     return Step(assignment, (delivered, copy), timers)
 
@@ -117,7 +117,7 @@ def on_acceptance(
     if objection is not None or state is None:
         return objection or Waiting("not_delivered_yet")
     taken = state.model_copy(update={"phase": "in_progress", "clerk": event.body.clerk})
-    said = CaseAccepted.model_construct(**state.held, clerk=event.body.clerk)
+    said = CaseAccepted(**state.held, clerk=event.body.clerk)
     return Step(taken, (said,), (Cancel(ACCEPT),))
 
 
@@ -197,16 +197,14 @@ def on_resolution(
     objection = _objection(event, state, "in_progress", "waiting")
     if objection is not None or state is None:
         return objection or Waiting("not_delivered_yet")
-    attempt = Attempt.model_construct(
+    attempt = Attempt(
         department=state.department,
         assignment_id=state.assignment_id,
         ended="resolved",
         reason=event.body.decision.root_cause,
     )
     case = state.case.model_copy(update={"attempts": (*state.case.attempts, attempt)})
-    said = CaseResolved.model_construct(
-        **state.held, decision=event.body.decision, clerk=event.body.clerk, case=case
-    )
+    said = CaseResolved(**state.held, decision=event.body.decision, clerk=event.body.clerk, case=case)
     return Step(state.model_copy(update={"phase": "resolved", "case": case}), (said,), _ALL_TIMERS)
 
 

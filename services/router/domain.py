@@ -163,7 +163,7 @@ def _route(
     case = base.case
     urgent = case.severity is Severity.URGENT
     assignment_id = derived_id(event.uid, "assignment")
-    said = CaseRouted.model_construct(
+    said = CaseRouted(
         case_id=case.case_id,
         assignment_id=assignment_id,
         department=department,
