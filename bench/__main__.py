@@ -20,7 +20,7 @@ from rich.table import Table
 from bench.drain import Drain, Drained, Variant
 from bench.earlier import add_earlier
 from bench.latency import latency_at
-from bench.measure import Meter, conditions, fsync_us, steal_share
+from bench.measure import Meter, conditions, fsync_us, settled, steal_share
 from bench.ratio import ratio
 from cli.world import Place, World
 from deploy.local.stack import LocalStack
@@ -135,6 +135,8 @@ class Bench:
         }
 
     async def _latency(self, world: World, place: Place) -> dict[str, Any]:
+        _say("latency: waiting until the database has tidied up after the drains")
+        await settled(place.database_url)
         world.start_stages(place)
         await world.wait_ready()
         found: dict[str, dict[str, float]] = {}

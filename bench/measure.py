@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import statistics
@@ -62,6 +63,22 @@ class Meter:
             _cpu(self._broker),
             wal,
         )
+
+
+async def settled(database_url: str, within: float = 90) -> None:
+    """Write out what earlier runs left, and wait for the autovacuum that they woke: not part of what follows."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute("checkpoint")
+        deadline = perf_counter() + within
+        quiet_since = perf_counter()
+        while perf_counter() - quiet_since < 3 and perf_counter() < deadline:
+            busy = "select exists(select from pg_stat_activity where backend_type = 'autovacuum worker')"
+            if await connection.fetchval(busy):
+                quiet_since = perf_counter()
+            await asyncio.sleep(0.25)
+    finally:
+        await connection.close()
 
 
 def _cpu(pid: int, *, reaped: bool = False) -> float:

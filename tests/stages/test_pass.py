@@ -411,3 +411,26 @@ async def test_two_processes_on_the_same_inputs_have_one_effect(rig):
     ids = {headers_of(record)["ce_id"] for record in rig.log.records("intake.cases")}
     assert len(ids) == 1
     assert sum((await rig.outcomes()).values()) == 4
+
+
+async def test_a_case_that_moved_after_it_was_read_is_read_and_decided_again(rig):
+    reading, may_store = asyncio.Event(), asyncio.Event()
+
+    async def dawdle(tx, events, policy):
+        reading.set()
+        await may_store.wait()
+        return await number_cases(tx, events, policy)
+
+    slow_stage = replace(INTAKE, prepare=dawdle)
+    slow = Pass(slow_stage, rig.database, rig.log, rig.vault.seal_record, rig.metrics)
+    slower = MemorySubscription(rig.log, "intake", INTAKE.inputs, slow, slow.settle)
+    rig.put(*a_call(), message(record_request()))
+    dawdling = asyncio.create_task(slower.drain())
+    await reading.wait()
+    await rig.drain()
+    may_store.set()
+    await dawdling
+    retries = {"stage": "intake", "cause": "ConcurrentWriter"}
+    assert rig.metrics.registry.get_sample_value("pipeline_retries_total", retries) == 1
+    assert len({headers_of(record)["ce_id"] for record in rig.log.records("intake.cases")}) == 1
+    assert sum((await rig.outcomes()).values()) == 4
