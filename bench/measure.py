@@ -66,7 +66,7 @@ class Meter:
 
 
 async def settled(database_url: str, within: float = 90) -> None:
-    """Write out what earlier runs left, and wait for the autovacuum that they woke: not part of what follows."""
+    """Write out what earlier runs left, and wait for the autovacuum that they woke."""
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute("checkpoint")
