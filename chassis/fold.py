@@ -95,7 +95,9 @@ class Fold:
         self._say(body, derived_id(UUID(int=self.plan.batch << 64), "receipts"), None)
 
     def _decide(self, event: Event[Any], record: Record) -> None:
-        entity = self.plan.entities.setdefault(event.key, Entity(event.key))
+        entity = self.plan.entities.get(event.key)
+        if entity is None:
+            entity = self.plan.entities[event.key] = Entity(event.key)
         outcome = self._outcome(event, entity, record)
         match outcome:
             case Step():
