@@ -2,7 +2,7 @@
 
 FastStream runs the subscription. Its batch subscriber sleeps `batch_timeout_ms` after every empty
 poll, so a record that comes just then waits for nothing (p99 of 200 ms at 50 events/s, measured);
-`_PromptSubscriber` polls again instead. Decision 11 has the figures.
+`chassis/polling.py` polls again instead. Decision 11 has the figures.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
@@ -26,20 +25,16 @@ from aiokafka.errors import (
     KafkaError,
 )
 from faststream.kafka import KafkaBroker
-from faststream.kafka.subscriber.usecase import BatchSubscriber
 from faststream.message import StreamMessage
 from faststream.middlewares import AckPolicy
 
 from chassis.clock import monotonic
 from chassis.faults import Misconfigured, Transient
 from chassis.log import get_logger
+from chassis.polling import MAX_BATCH, PROGRESS, Progress, PromptSubscriber
 from chassis.transport import Handler, Outgoing, Place, Record, Settle, partition_for
 from schemas.topics import BY_NAME, TOPICS, Topic
 
-MAX_BATCH = 500
-FULL_ENOUGH_TO_COLLECT = 8
-"""A batch of more records says that work comes faster than it is done: then waiting a little saves CPU.
-Fewer may be one call's own events."""
 PUBLISH_WITHIN = 20.0
 _BATCH_BYTES = 512 * 1024
 _FETCH_BYTES = 128 * 1024
@@ -273,45 +268,6 @@ async def _abandon(client: AIOKafkaProducer | AIOKafkaConsumer, within: float = 
 # ------------------------------------------------------------------ consuming
 
 
-class _PromptSubscriber(BatchSubscriber):
-    """FastStream's batch subscriber without the sleep, and with an adaptive collect window."""
-
-    __slots__ = ()
-    collect_seconds = 0.004
-    busy: dict[int, bool] = {}  # noqa: RUF012 - per consumer, and the parent's slots allow no attribute
-
-    async def get_msg(self, consumer: AIOKafkaConsumer) -> tuple[Any, ...]:
-        while self.running:
-            polled = await consumer.getmany(timeout_ms=500, max_records=MAX_BATCH)
-            progress = _progress.get(id(consumer))
-            if progress is not None:
-                progress.polled_at = monotonic()
-            if not polled:
-                self.busy[id(consumer)] = False
-                continue
-            records = list(chain(*polled.values()))
-            if self.busy.get(id(consumer)) and len(records) < MAX_BATCH:
-                await asyncio.sleep(self.collect_seconds)
-                more = await consumer.getmany(timeout_ms=0, max_records=MAX_BATCH - len(records))
-                records += chain(*more.values())
-            self.busy[id(consumer)] = len(records) > FULL_ENOUGH_TO_COLLECT
-            return tuple(records)
-        return ()
-
-
-@dataclass(slots=True)
-class Progress:
-    """What the watchdog looks at: when the consumer last polled, what it holds, what it committed."""
-
-    polled_at: float
-    committed_at: float
-    assigned: frozenset[Place] = frozenset()
-    committed: int = 0
-
-
-_progress: dict[int, Progress] = {}
-
-
 class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka carries no types
     """One consumer group's reading of some topics: batches of raw records, explicit commits."""
 
@@ -356,7 +312,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
             parser=_raw,
             decoder=_undecoded,
         )
-        subscriber.__class__ = _PromptSubscriber
+        subscriber.__class__ = PromptSubscriber
         subscriber(self._on_batch)
         self._subscriber: Any = subscriber
 
@@ -373,7 +329,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
             await self.broker.start()
         except (KafkaError, OSError) as error:
             raise Transient(f"kafka is not reachable at {self._connection.bootstrap}") from error
-        _progress[id(self.consumer)] = self.progress
+        PROGRESS[id(self.consumer)] = self.progress
 
     async def stop(self) -> None:
         """Finish the batch under way, leave the group."""
@@ -383,7 +339,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
             async with asyncio.timeout(20):
                 await self._quiet()
                 await self.broker.stop()
-        _progress.pop(id(consumer), None)
+        PROGRESS.pop(id(consumer), None)
 
     async def _on_batch(self, records: Any) -> None:
         self._settled.clear()
@@ -416,6 +372,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
         """Stop reading a partition at an offset until it is unblocked."""
         with suppress(IllegalStateError):
             self.consumer.seek(self._tp(place), offset)
+            self.progress.handed[self._tp(place)] = offset
             self.consumer.pause(self._tp(place))
 
     def unblock(self, place: Place) -> None:
@@ -434,6 +391,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
             async with asyncio.timeout(10):
                 await self._quiet()
         self.progress.assigned = frozenset()
+        self.progress.handed.clear()
 
     async def _quiet(self) -> None:
         """Wait for the batch under way, and for what its handler still has to send."""
@@ -444,6 +402,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         """Note what this process reads from now on."""
         cut = len(self._connection.prefix)
+        self.progress.handed.clear()
         self.progress.assigned = frozenset(Place(tp.topic[cut:], tp.partition) for tp in assigned)
         _log.info("assigned", group=self.group, partitions=len(assigned))
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from chassis.ids import foreign_id
 from chassis.step import Event
-from chassis.transport import Outgoing, Record
+from chassis.transport import Outgoing, Record, Refetched
 from schemas.envelope import BY_BODY, Body, MessageType
 from schemas.topics import WIRES
 
@@ -52,6 +52,8 @@ def read(record: Record, handled: dict[str, MessageType]) -> Event[Any] | Poison
             if value in WIRES and value.decode() not in handled:
                 return PASSED_OVER
             break
+    if isinstance(record, Refetched) and record.fault:
+        return Poison("headers", record.fault, _key_text(record))
     try:
         return _read(record, handled)
     except _Unreadable as unreadable:

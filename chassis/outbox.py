@@ -9,11 +9,11 @@ from chassis.transport import Headers, Outgoing
 
 def pack(headers: Headers) -> bytes:
     """Write headers as one value; the inverse of `unpack`."""
-    packed = b"\x1e".join([_named(name) + value for name, value in headers])
+    packed = b"\x1e".join([_named(name) + (value or b"") for name, value in headers])
     if packed.count(b"\x1e") < max(1, len(headers)):
         return packed
     # Somebody else's value holds our separator (ours never do): shown as a question mark.
-    return b"\x1e".join([_named(name) + value.replace(b"\x1e", b"?") for name, value in headers])
+    return b"\x1e".join([_named(name) + (value or b"").replace(b"\x1e", b"?") for name, value in headers])
 
 
 @lru_cache(maxsize=256)

@@ -1,6 +1,7 @@
 """The port to the log: what the chassis needs of Kafka, no more; `kafka.py` and `memory.py` fill it."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from struct import unpack_from
 from typing import NamedTuple, Protocol, TypeAlias
@@ -32,6 +33,23 @@ class Record(Protocol):
     def value(self) -> bytes | None: ...
     @property
     def headers(self) -> Headers: ...
+
+
+@dataclass(slots=True)
+class Refetched:
+    """A record that we took apart ourselves, because the client could not decode its producer's batch.
+
+    `fault` says what is wrong with this one, and is empty for its innocent neighbours.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    fault: str
 
 
 class Outgoing(NamedTuple):
