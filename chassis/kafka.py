@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import (
     CommitFailedError,
@@ -47,6 +49,27 @@ class Connection:
 
     bootstrap: str
     prefix: str = ""
+
+
+def _say_what_broke(send: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a write to a closed transport the fault that the client expects.
+
+    uvloop raises RuntimeError there, asyncio's own loop nothing, and the client knows OSError only: one
+    such write in a moment when the broker goes away ends the client's metadata and group tasks for good.
+    """
+
+    @wraps(send)
+    def sent(self: AIOKafkaConnection, *args: Any, **options: Any) -> Any:
+        try:
+            return send(self, *args, **options)
+        except RuntimeError as error:
+            self.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"the connection was closed: {error}") from error
+
+    return sent
+
+
+AIOKafkaConnection.send = _say_what_broke(AIOKafkaConnection.send)
 
 
 # ------------------------------------------------------------------ topics

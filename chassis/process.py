@@ -15,7 +15,7 @@ from chassis.batch import Pass
 from chassis.clock import monotonic
 from chassis.faults import Misconfigured, Transient, is_transient
 from chassis.health import Health, Server, application
-from chassis.kafka import KafkaPublisher, Subscription, check_topics
+from chassis.kafka import KafkaPublisher, Subscription, check_topics, lag_of
 from chassis.log import configure, get_logger
 from chassis.metrics import StageMetrics
 from chassis.postgres import Database, role_of
@@ -163,9 +163,19 @@ class Process:
             if not is_transient(error):
                 raise
             self._health.not_ready("kafka", f"{type(error).__name__} while asking for offsets")
-            return None
+            return await self._lag_seen_by_another()
         self._health.ready("kafka")
         return lag
+
+    async def _lag_seen_by_another(self) -> dict[Any, int] | None:
+        """Ask with a fresh client, to tell whether Kafka is away or our own client no longer works."""
+        try:
+            async with asyncio.timeout(10):
+                return await lag_of(self._settings.kafka, self._stage.name, self._stage.inputs)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            return None
 
     async def _database_answers(self) -> bool:
         try:

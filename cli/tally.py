@@ -228,11 +228,11 @@ class Counting:
         await self._consumer.stop()
 
     async def read_on(self, seconds: float = 0.2) -> int:
-        """Count what has come; returns how many records there were."""
+        """Count what has come; returns how many records there were, without the stages' watermarks."""
         polled = await self._consumer.getmany(timeout_ms=int(seconds * 1000))
         taken = 0
         for records in polled.values():
             for record in records:
                 self.tally.take(record)
-                taken += 1
+                taken += not record.topic.endswith(operations.WATERMARKS)
         return taken
