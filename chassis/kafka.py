@@ -33,7 +33,7 @@ from faststream.middlewares import AckPolicy
 from chassis.clock import monotonic
 from chassis.faults import Misconfigured, Transient
 from chassis.log import get_logger
-from chassis.polling import MAX_BATCH, PROGRESS, Progress, PromptSubscriber
+from chassis.polling import MAX_BATCH, PROGRESS, Progress, PromptSubscriber, take
 from chassis.transport import Handler, Outgoing, Place, Record, Settle, partition_for
 from schemas.topics import BY_NAME, TOPICS, Topic
 
@@ -207,7 +207,7 @@ class KafkaPublisher:
         try:
             await producer.start()
         except (KafkaError, OSError) as error:
-            await _abandon(producer)
+            await abandon(producer)
             raise Transient(f"kafka is not reachable at {self._connection.bootstrap}") from error
         self._producer = producer
 
@@ -215,7 +215,7 @@ class KafkaPublisher:
         """Close, giving what is under way a moment; the outbox keeps what is not acknowledged."""
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            await _abandon(producer, within)
+            await abandon(producer, within)
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         """Return when every message is acknowledged, in order per partition; raises Transient."""
@@ -229,7 +229,7 @@ class KafkaPublisher:
                 self.rebuilt += 1
                 broken, self._producer = self._producer, None
                 if broken is not None:
-                    await _abandon(broken, 1.0)
+                    await abandon(broken, 1.0)
                 raise Transient(f"publishing failed: {type(error).__name__}: {error}") from error
 
     async def _send(self, messages: Sequence[Outgoing]) -> None:
@@ -274,7 +274,7 @@ class KafkaPublisher:
         return count
 
 
-async def _abandon(client: AIOKafkaProducer | AIOKafkaConsumer, within: float = 2.0) -> None:
+async def abandon(client: AIOKafkaProducer | AIOKafkaConsumer, within: float = 2.0) -> None:
     """Stop a client, by force after `within` seconds: an idempotent flush can hang for ever."""
     try:
         async with asyncio.timeout(within):
@@ -458,6 +458,7 @@ def reader(
     *topics: str,
     group: str | None = None,
     read_committed: bool = True,
+    auto_offset_reset: str = "earliest",
     **settings: Any,
 ) -> AIOKafkaConsumer:
     """Build a plain consumer for tools: no automatic commits, from the beginning."""
@@ -466,7 +467,7 @@ def reader(
         bootstrap_servers=connection.bootstrap,
         group_id=connection.prefix + group if group else None,
         enable_auto_commit=False,
-        auto_offset_reset="earliest",
+        auto_offset_reset=auto_offset_reset,
         isolation_level="read_committed" if read_committed else "read_uncommitted",
         **settings,
     )
@@ -494,7 +495,7 @@ class Offsets:
     async def stop(self) -> None:
         """Disconnect."""
         if self._consumer is not None:
-            await _abandon(self._consumer)
+            await abandon(self._consumer)
         if self._admin is not None:
             await self._admin.close()
 
@@ -547,6 +548,57 @@ class Offsets:
         return Place(tp.topic[len(self._connection.prefix) :], tp.partition)
 
 
+async def commit_for(connection: Connection, group: str, offsets: Mapping[Place, int]) -> None:
+    """Commit offsets in the name of a group that has no members; raises Transient, e.g. when it has some."""
+    consumer = reader(connection, group=group)
+    try:
+        await consumer.start()
+        wanted = {
+            TopicPartition(connection.prefix + place.topic, place.partition): at
+            for place, at in offsets.items()
+        }
+        consumer.assign(list(wanted))
+        await consumer.commit(wanted)
+    except (KafkaError, OSError) as error:
+        raise Transient(f"kafka does not take the offsets of {group}: {type(error).__name__}") from error
+    finally:
+        await abandon(consumer)
+
+
+async def members_of(connection: Connection, group: str) -> int:
+    """Count the members of a consumer group; raises Transient."""
+    admin = await _admin(connection)
+    try:
+        answers = await admin.describe_consumer_groups([connection.prefix + group])
+    except (KafkaError, OSError) as error:
+        raise Transient(f"kafka does not tell about {group}: {type(error).__name__}") from error
+    finally:
+        await admin.close()
+    return sum(len(found[5]) for answer in answers for found in answer.groups)
+
+
+async def record_at(connection: Connection, place: Place, offset: int) -> Record | None:
+    """Fetch one record; None when the log does not hold it any more; raises Transient."""
+    consumer = reader(connection, auto_offset_reset="none")
+    tp = TopicPartition(connection.prefix + place.topic, place.partition)
+    try:
+        await consumer.start()
+        start, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
+        if not start <= offset < end:
+            return None
+        consumer.assign([tp])
+        consumer.seek(tp, offset)
+        found = await take(consumer, Progress(0.0, 0.0, handed={tp: offset}), 5000, 1)
+    except (KafkaError, OSError) as error:
+        raise Transient(f"kafka does not give {place.topic}/{place.partition}/{offset}") from error
+    finally:
+        await abandon(consumer)
+    if not found or found[0].offset != offset:
+        return None
+    object.__setattr__(found[0], "topic", place.topic)
+    return found[0]  # type: ignore[no-any-return]
+
+
 async def lag_of(
     connection: Connection, group: str, topics: Sequence[str], *, strict: bool = False
 ) -> dict[Place, int]:
@@ -569,7 +621,7 @@ async def lag_of(
     except (KafkaError, OSError) as error:
         raise Transient(f"kafka does not tell the offsets of {group}: {type(error).__name__}") from error
     finally:
-        await _abandon(consumer)
+        await abandon(consumer)
         await admin.close()
     known = {tp: commits[tp].offset for tp in tps if tp in commits and commits[tp].offset >= 0}
     if strict and not known:

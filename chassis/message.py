@@ -91,7 +91,16 @@ def _read(record: Record, handled: dict[str, MessageType]) -> Event[Any] | Poiso
         at=at,
         correlation=_optional(headers, "ce_correlationid") or key,
         traceparent=headers.get("traceparent"),
+        sequence=_sequence(headers),
     )
+
+
+def _sequence(headers: dict[str, bytes]) -> int:
+    """The writer's count for the record's own key; a number that counts for something else is none."""
+    raw = headers.get("ce_sequence")
+    if not raw or len(raw) > 18 or not raw.isdigit() or "ce_sequenceof" in headers:
+        return 0
+    return int(raw)
 
 
 def _text(headers: dict[str, bytes], name: str) -> str:

@@ -12,7 +12,7 @@ B_co = TypeVar("B_co", bound=Body, covariant=True)
 
 
 class Event(NamedTuple, Generic[B_co]):
-    """One message as a decision sees it: identity, cause, time, body."""
+    """One message as a decision sees it; `sequence` is its writer's count for `key`, 0 if it has none."""
 
     uid: UUID
     name: str
@@ -22,6 +22,12 @@ class Event(NamedTuple, Generic[B_co]):
     at: datetime
     correlation: str
     traceparent: bytes | None = None
+    sequence: int = 0
+
+    @property
+    def writer(self) -> str:
+        """Who said it: the stage that its type is named for."""
+        return self.kind.name.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)

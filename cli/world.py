@@ -27,6 +27,9 @@ from deploy.local.processes import recall, remember
 from schemas.topics import STAGES
 
 Progress = Callable[[str], None]
+OBSERVER = "observer"
+PROCESSES = (*STAGES, OBSERVER)
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
 class CannotReach(Exception):
@@ -134,7 +137,7 @@ class World:
     @staticmethod
     def _schemas() -> dict[str, list[str]]:
         stages = {stage: ["chassis", f"services.{stage}"] for stage in STAGES}
-        return {SCHEMA: ["chassis.vault"], **stages}
+        return {SCHEMA: ["chassis.vault"], OBSERVER: ["observer"], **stages}
 
     @property
     def master_key(self) -> Path:
@@ -193,8 +196,26 @@ class World:
             with suppress(psutil.NoSuchProcess):
                 remember(self.folder / f"{stage}.pid", psutil.Process(pid))
 
+    def start_observer(self, place: Place, extra: Mapping[str, str] | None = None) -> None:
+        """Start the observer if it does not run, with its own log."""
+        if self.pid_of(OBSERVER) is not None:
+            return
+        (self.folder / f"{OBSERVER}.port").unlink(missing_ok=True)
+        environment = {**self.environment(place), "HOTLINE_PORT_FILE": f"{OBSERVER}.port", **(extra or {})}
+        with os.fdopen(os.open(self.folder / f"{OBSERVER}.log", _APPEND, 0o600), "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", OBSERVER],
+                env=environment,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        remember(self.folder / f"{OBSERVER}.pid", psutil.Process(process.pid))
+
     def pid_of(self, stage: str) -> int | None:
-        """The process id of a running stage, or None."""
+        """The process id of a running stage or of the observer, or None."""
         process = recall(self.folder / f"{stage}.pid")
         return process.pid if process is not None else None
 
@@ -226,8 +247,8 @@ class World:
             return "(no log)"
         return "\n".join(lines[-6:])
 
-    def stop_stages(self, stages: tuple[str, ...] = STAGES, within: float = 35) -> list[str]:
-        """Ask the stages to stop and wait; returns those that had to be killed."""
+    def stop_stages(self, stages: tuple[str, ...] = PROCESSES, within: float = 35) -> list[str]:
+        """Ask the stages and the observer to stop and wait; returns those that had to be killed."""
         running = {stage: pid for stage in stages if (pid := self.pid_of(stage)) is not None}
         for pid in running.values():
             _signal(pid, signal.SIGTERM)

@@ -95,13 +95,14 @@ class CaseReopened(Body):
 
 @message("feedback.case-closed", topic=CASES)
 class CaseClosed(Body):
-    """The case is over."""
+    """The case is over; `counts` says how much each stage had said of it when feedback last heard of it."""
 
     case_id: UUID
     cycles: int
     outcome: Code
     told: bool
     rated: bool
+    counts: dict[Code, int] | None = None
 
 
 @message("feedback.command-refused", topic=CASES, key="subject")

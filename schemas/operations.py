@@ -3,10 +3,13 @@
 from typing import Literal
 from uuid import UUID
 
-from schemas.envelope import Body, Code, Identifier, Kind, Moment, Paragraph, message
+from schemas.envelope import Body, Code, Identifier, Kind, Line, Moment, Paragraph, message
 
 RECEIPTS = "ops.receipts"
 WATERMARKS = "ops.watermarks"
+VERDICTS = "ops.verdicts"
+CANARY = "ops.canary"
+CANARY_GROUP = "canary"
 
 
 class Receipts(Body):
@@ -48,3 +51,28 @@ class LetterDied(Body):
     explanation: Paragraph
     quarantine_id: UUID
     first_seen: Moment
+
+
+@message("ops.canary-sung", topic=CANARY, key="song", kind=Kind.RECORD)
+class CanarySung(Body):
+    """A handoff that nobody answers, on purpose: the observer must name it as dropped within seconds."""
+
+    song: Identifier
+    sung_at: Moment
+
+
+@message("ops.verdict-given", topic=VERDICTS, key="subject", kind=Kind.RECORD)
+class VerdictGiven(Body):
+    """The observer has proved what became of a handoff; the evidence is in its table of verdicts."""
+
+    verdict_id: int
+    subject: str
+    event_id: Identifier
+    group: Code
+    edge: Line
+    state: Code
+    topic: Code
+    partition: int
+    offset: int
+    judged_at: Moment
+    note: Line = ""

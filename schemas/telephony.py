@@ -6,7 +6,7 @@ Durations are whole milliseconds. `occurred_at` is the switch's clock.
 
 from typing import Literal
 
-from schemas.envelope import Body, Cipher, Code, Identifier, Line, Moment, message
+from schemas.envelope import Body, Cipher, Code, Identifier, Kind, Line, Moment, message
 
 TOPIC = "telephony.calls"
 Milliseconds = int
@@ -186,3 +186,15 @@ class SourceInterrupted(Body):
     gap_to: Moment
     from_seq: int | None = None
     to_seq: int | None = None
+
+
+@message("telephony.manifest-published", topic=TOPIC, key="source", kind=Kind.RECORD)
+class ManifestPublished(Body):
+    """A feed says which numbers (`ce_sequence` of its `ce_source`) it has published; one missing is lost."""
+
+    source: Code
+    from_seq: int
+    to_seq: int
+    count: int
+    period_from: Moment
+    period_to: Moment

@@ -47,6 +47,8 @@ TOPICS: tuple[Topic, ...] = (
     Topic(operations.RECEIPTS, "group", STAGES, ("observer",)),
     Topic(operations.WATERMARKS, "group", STAGES, ("observer",), partitions=1),
     *(Topic(f"{stage}.dead", "as source", (stage,), ("observer",)) for stage in STAGES),
+    Topic(operations.VERDICTS, "case", ("observer",), ("operations",)),
+    Topic(operations.CANARY, "song", ("observer",), (operations.CANARY_GROUP,), partitions=1),
 )
 
 WIRES: frozenset[bytes] = frozenset(wire.encode() for wire in BY_WIRE)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from pydantic import Field
+
 from chassis.step import (
     Cancel,
     Decisions,
@@ -69,6 +71,7 @@ class Feedback(Body):
     attempts: int = 0
     told_at: Moment | None = None
     rated: bool = False
+    counts: dict[str, int] = Field(default_factory=dict)
 
 
 def on_result(
@@ -91,9 +94,15 @@ def on_result(
         attempts=0,
         told_at=None,
         rated=False,
+        counts=_counts(event, state),
     )
     said = CaseOpened(case_id=body.case.case_id, cycle=body.case.cycle, due_at=due)
     return Step(opened, (said,), (Timer(OVERDUE, due), Cancel(RATE)), (_telling(opened, 1, now),))
+
+
+def _counts(event: Event[Body], state: Feedback | None) -> dict[str, int]:
+    known = state.counts if state is not None else {}
+    return {**known, event.writer: event.sequence} if event.sequence else known
 
 
 def _telling(state: Feedback, attempt: int, due: datetime) -> Task:
@@ -216,6 +225,7 @@ def _closed(state: Feedback) -> CaseClosed:
         outcome=state.decision.outcome,
         told=state.told_at is not None,
         rated=state.rated,
+        counts=state.counts or None,
     )
 
 

@@ -1,0 +1,5 @@
+"""Run the observer: `python -m observer`."""
+
+from observer.app import main
+
+main()

@@ -1,0 +1,126 @@
+"""What operators did, in order: append only, each row holding the hash of the row before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from chassis.clock import epoch_ms
+from chassis.postgres import Tx
+
+ENDING = frozenset({"waive", "discard"})
+"""Verbs that end a watched handoff; the observer carries them out."""
+_LOCK = 0x616374696F6E73  # "actions": one appends at a time
+_BEGINNING = "0" * 64
+APPLIED = ("operator.actions", 0)
+
+
+class Target(NamedTuple):
+    """A handoff that an action is about."""
+
+    key: bytes
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing that an operator did."""
+
+    number: int
+    at_ms: int
+    actor: str
+    verb: str
+    target: str
+    reason: str
+    before: str
+    hash: str
+
+    @property
+    def targets(self) -> list[Target]:
+        """The handoffs that it is about."""
+        return [
+            Target(bytes.fromhex(entry["key"]), entry["group"])
+            for entry in json.loads(self.target)
+            if isinstance(entry, dict) and "key" in entry
+        ]
+
+
+async def append(tx: Tx, actor: str, verb: str, target: Sequence[object], reason: str) -> Action:
+    """Add an action to the chain, inside the caller's transaction."""
+    await tx.execute("select pg_advisory_xact_lock($1)", _LOCK)
+    last = await tx.fetchrow("select number, hash from actions order by number desc limit 1")
+    number, before = (last["number"] + 1, last["hash"]) if last else (1, _BEGINNING)
+    text = json.dumps(list(target), ensure_ascii=False, sort_keys=True)
+    at_ms = epoch_ms()
+    mark = _hash(number, at_ms, actor, verb, text, reason, before)
+    action = Action(number, at_ms, actor, verb, text, reason, before, mark)
+    await tx.execute(
+        "insert into actions (number, at_ms, actor, verb, target, reason, before, hash)"
+        " values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        number,
+        at_ms,
+        actor,
+        verb,
+        text,
+        reason,
+        before,
+        mark,
+    )
+    return action
+
+
+async def after(tx: Tx, number: int) -> list[Action]:
+    """Read the actions behind a number, in order."""
+    rows = await tx.fetch(
+        "select number, at_ms, actor, verb, target, reason, before, hash from actions"
+        " where number > $1 order by number",
+        number,
+    )
+    return [Action(*row.values()) for row in rows]
+
+
+async def last_applied(tx: Tx) -> int:
+    """Tell which action the observer carried out last: the log of actions has a position like a topic."""
+    found = await tx.fetchval("select position from positions where topic = $1 and partition = $2", *APPLIED)
+    return int(found or 0)
+
+
+async def mark_applied(tx: Tx, number: int) -> None:
+    """Note that the observer has carried out everything up to a number."""
+    await tx.execute(
+        "insert into positions (topic, partition, position, last) values ($1, $2, $3, $3)"
+        " on conflict (topic, partition) do update set position = excluded.position, last = excluded.last",
+        *APPLIED,
+        number,
+    )
+
+
+def broken_links(chain: Sequence[Action]) -> list[str]:
+    """Name every row that does not follow from the row before it; an intact chain gives []."""
+    faults, before, number = [], _BEGINNING, 0
+    for action in chain:
+        mark = _hash(
+            action.number,
+            action.at_ms,
+            action.actor,
+            action.verb,
+            action.target,
+            action.reason,
+            action.before,
+        )
+        if action.number != number + 1:
+            faults.append(f"action {number + 1} is missing before {action.number}")
+        if action.before != before:
+            faults.append(f"action {action.number} does not follow the row before it")
+        if action.hash != mark:
+            faults.append(f"action {action.number} was changed after it was written")
+        before, number = action.hash, action.number
+    return faults
+
+
+def _hash(number: int, at_ms: int, *texts: str) -> str:
+    content = json.dumps([number, at_ms, *texts], ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,529 @@
+"""Wiring of the observer: read, see the commits, take the ends, judge, store, show."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+import uvloop
+
+from chassis.clock import epoch_ms, monotonic, utc_now
+from chassis.faults import Misconfigured, Transient, backoff, insist, is_transient
+from chassis.following import Follower, Unread
+from chassis.health import Health, Server, application
+from chassis.kafka import KafkaPublisher, Offsets
+from chassis.log import configure, get_logger
+from chassis.message import Writer, time_header
+from chassis.postgres import Database, role_of
+from chassis.roots import new_id
+from chassis.settings import load_settings
+from chassis.transport import Place
+from observer import actions, store
+from observer.barrier import Barriers
+from observer.canary import Canary
+from observer.contract import Contract, contract_of
+from observer.deferred import Deferred
+from observer.gauges import Gauges
+from observer.lag import Lag, LagWatch
+from observer.ledger import Ledger, State, Verdict
+from observer.metrics import ObserverMetrics
+from observer.reading import Desk
+from observer.sequences import Sequences
+from observer.settings import ObserverSettings
+from schemas import telephony
+from schemas.operations import CANARY_GROUP, VerdictGiven
+from schemas.topics import BY_NAME, STAGES, TOPICS
+
+SCHEMA = "observer"
+MOST_AT_ONCE = 4_000
+STORE_AFTER = 20_000
+LOOK_EVERY_S = 1.0
+PRUNE_EVERY_S = 60.0
+AUDITED = tuple(topic.name for topic in TOPICS if topic.name != "ops.verdicts")
+GROUPS: dict[str, tuple[str, ...]] = {}
+for _topic in TOPICS:
+    for _group in _topic.read_by:
+        if _group not in {"observer", "operations", CANARY_GROUP}:
+            GROUPS[_group] = (*GROUPS.get(_group, ()), _topic.name)
+
+
+class Superseded(Exception):
+    """Another observer has taken over; this one must not write any more."""
+
+
+class Observer:
+    """One observer: it alone writes the ledger, in the order in which it reads."""
+
+    def __init__(self, settings: ObserverSettings, contract: Contract | None = None) -> None:
+        self._settings = settings
+        schema = settings.schema_of(SCHEMA)
+        url = settings.database_url.get_secret_value()
+        self._database = Database(url, schema, role=role_of(schema), size=3)
+        self._contract = contract or contract_of()
+        self._follower = Follower(settings.kafka)
+        self._offsets = Offsets(settings.kafka)
+        self._publisher = KafkaPublisher(settings.kafka, "hotline-observer")
+        self._writer = Writer("observer")
+        self.metrics = ObserverMetrics(
+            self._contract.edges, (*STAGES, *GROUPS), AUDITED, (*STAGES, telephony.TOPIC.partition(".")[0])
+        )
+        self._gauges = Gauges(self.metrics)
+        self._health = Health(facts=self._facts)
+        self._canary = Canary(settings.kafka, self._publisher, self._offsets)
+        self._stop = asyncio.Event()
+        self._token = 0
+        self._log = get_logger(part="observer")
+        self._begin_empty()
+
+    def _begin_empty(self) -> None:
+        self.ledger = Ledger(self._contract)
+        self._sequences = Sequences(self._contract, self.ledger, telephony.TOPIC)
+        self._deferred = Deferred(self._contract, self.ledger)
+        self._desk = Desk(self._contract, self.ledger, self._sequences, self._deferred)
+        self._barriers = Barriers()
+        self._watch = LagWatch()
+        self._positions: dict[Place, int] = {}
+        self._stored: dict[Place, tuple[int, int]] = {}
+        self._stored_commits: dict[tuple[str, Place], int] = {}
+        self._ends: dict[Place, int] = {}
+        self._starts: dict[Place, int] = {}
+        self._catch_up: dict[Place, int] = {}
+        self._lags: list[Lag] = []
+        self._unread: list[Unread] = []
+        self._action = 0
+        self._looked = self._pruned = self._judged = 0.0
+        self._trouble = ""
+
+    # ------------------------------------------------------------ life
+
+    async def run(self) -> int:
+        """Run until told to stop; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        settings = self._settings
+        server = Server(
+            application(self._health, self.metrics.registry),
+            settings.http_host,
+            settings.http_port,
+            settings.port_file,
+        )
+        await server.start()
+        background: list[asyncio.Task[None]] = []
+        try:
+            await self._until_stopped(self.start())
+            background.append(asyncio.create_task(self._tell_verdicts()))
+            if settings.canary_every_s:
+                background.append(asyncio.create_task(self._canary.sing_every(settings.canary_every_s)))
+            await self._until_stopped(self.watch())
+        except Superseded:
+            self._log.error("superseded", why="another observer writes this ledger")
+            return 1
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await self.close()
+            await server.stop()
+        return 0
+
+    async def _until_stopped(self, work: Any) -> None:
+        task, stopped = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if task.done():
+            task.result()
+            return
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    async def start(self) -> None:
+        """Connect, take over from whoever wrote before, and go on where the store stands."""
+        for wait in backoff(0.2, 5.0):
+            try:
+                await self._connect()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                self._health.not_ready("start", f"{type(error).__name__}: {error}"[:200])
+                self._log.warning("waiting", why=str(error)[:200] or type(error).__name__)
+                await self.close()
+                await asyncio.sleep(wait)
+            else:
+                self._health.ready("start")
+                return
+
+    async def _connect(self) -> None:
+        self._begin_empty()
+        await self._database.open()
+        async with self._database.session() as tx:
+            if await tx.fetchval("select to_regclass('migrations')") is None:
+                raise Misconfigured("schema observer is empty: run `hotline up` or `hotline migrate`")
+        self._follower, self._offsets = Follower(self._settings.kafka), Offsets(self._settings.kafka)
+        self._canary.offsets = self._offsets
+        await self._offsets.start()
+        await self._follower.start()
+        async with self._database.transaction() as tx:
+            self._token = await store.take_over(tx)
+            restored = await store.restore(tx, self._contract, self._deferred)
+            self._action = await actions.last_applied(tx)
+        self.ledger.restore(restored.handoffs, restored.effects, restored.commits)
+        self._sequences.restore(restored.counts)
+        self._deferred.restore(restored.waiting, restored.acts)
+        self._stored, self._stored_commits = restored.positions, restored.commits
+        places = await self._offsets.partitions(AUDITED)
+        self._starts, self._ends = await self._offsets.starts(places), await self._offsets.highs(places)
+        self._catch_up = dict(self._ends)
+        fresh = not restored.positions
+        self._sequences.from_the_beginning = fresh and not any(self._starts.values())
+        await self._follow(places)
+        self._log.info("started", partitions=len(places), open=len(restored.handoffs), token=self._token)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._follower.stop()
+        await self._offsets.stop()
+        await self._publisher.stop()
+        await self._database.close()
+
+    async def _follow(self, places: list[Place]) -> None:
+        """Read partitions from where the store stands; from the groups' commits, where those are behind.
+
+        What lies between is known already: it is read again for the records' times alone.
+        """
+        commits: dict[Place, int] = {}
+        for group in GROUPS:
+            for place, offset in (await self._offsets.commits(group)).items():
+                commits[place] = min(offset, commits.get(place, offset))
+        begin: dict[Place, int] = {}
+        for place in places:
+            if place in self._follower.followed:
+                continue
+            start = self._starts.get(place, 0)
+            taken, last = self._stored.get(place, (start, start))
+            if taken < start:
+                self._unread.append(Unread(place, taken, start))
+                taken = start
+            begin[place] = max(start, min(taken, commits.get(place, taken)))
+            self._desk.begin(place, taken, last, begin[place])
+            self._positions[place] = taken
+        self._follower.follow(begin)
+
+    # ------------------------------------------------------------ the cycle
+
+    async def watch(self) -> None:
+        """Read and judge for ever; a fault of the infrastructure begins again from the store."""
+        while True:
+            try:
+                await self._cycle()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                self._trouble = f"{type(error).__name__}: {error}"[:200]
+                self._log.warning("cycle_retried", why=self._trouble)
+                await self.close()
+                await asyncio.sleep(0.5)
+                await self.start()
+
+    async def _cycle(self) -> None:
+        read = 0
+        ends_at = self._judged + self._settings.judge_every_s
+        while True:
+            left = ends_at - monotonic()
+            records = await self._follower.poll(max(0.0, left), MOST_AT_ONCE)
+            self._desk.take(records)
+            read += len(records)
+            if monotonic() >= ends_at or read >= STORE_AFTER:
+                break
+        self._judged = monotonic()
+        await self.judge()
+
+    async def judge(self) -> None:
+        """One pass: commits first, then fresh ends, then what is proved by now, into one transaction."""
+        now_ms = epoch_ms()
+        self._unread += self._follower.unread()
+        await self._advance()
+        await self._raise_barriers(now_ms)
+        wanted = self._barriers.wants
+        if wanted:
+            places = await self._offsets.partitions(sorted(wanted))
+            highs = await self._offsets.highs(places)
+            self._barriers.ends(highs, now_ms, wanted)
+            if any(place not in self._positions for place in places):
+                self._starts.update(await self._offsets.starts(places))
+                await self._follow(places)
+        candidates = self._lost_to_retention()
+        self._deferred.tick(now_ms)
+        for barrier in self._barriers.passed(self._positions, now_ms):
+            for room in (self.ledger, self._sequences, self._deferred):
+                candidates += room.judge(barrier)
+        await self._store(candidates, now_ms)
+        await self._look(now_ms)
+
+    async def _advance(self) -> None:
+        for place, position in (await self._follower.positions()).items():
+            self._positions[place] = max(position, self._positions.get(place, 0))
+
+    async def _raise_barriers(self, now_ms: int) -> None:
+        for group in self._contract.groups:
+            commits = await self._offsets.commits(group)
+            barrier = self.ledger.commit(group, commits)
+            self._barriers.committed(group, commits, self._positions, self._desk.last)
+            if barrier is not None:
+                self._barriers.raise_(barrier, now_ms)
+        for barrier in (
+            *self.ledger.effects_without_cause(),
+            *self._sequences.barriers(now_ms),
+            *self._deferred.barriers(),
+        ):
+            self._barriers.raise_(barrier, now_ms)
+
+    def _lost_to_retention(self) -> list[Verdict]:
+        found: list[Verdict] = []
+        for unread in self._unread:
+            if unread.recreated:
+                for group in self._contract.groups:
+                    found += self.ledger.vanished(group, unread.place)
+                self._positions[unread.place] = unread.following
+                self._desk.begin(unread.place, unread.following, unread.following, unread.following)
+        for group in self._contract.groups:
+            found += self.ledger.expired(group, self._starts)
+        return found
+
+    async def _store(self, candidates: list[Verdict], now_ms: int) -> None:
+        waived = await self._operators_word(now_ms)
+        positions = {
+            place: (position, self._desk.last.get(place, 0))
+            for place, position in self._positions.items()
+            if self._stored.get(place) != (position, self._desk.last.get(place, 0))
+        }
+        commits = {
+            (group, place): offset
+            for group in self._contract.groups
+            for place, offset in self.ledger.commits_of(group).items()
+            if self._stored_commits.get((group, place)) != offset
+        }
+        unread, self._unread = self._unread, []
+        writing = store.Writing(
+            changes=self.ledger.drain(),
+            counts=self._sequences.drain(),
+            acts=self._deferred.drain(),
+            positions=positions,
+            commits=commits,
+            candidates=candidates,
+            now_ms=now_ms,
+            blind=[
+                (item.place, item.first, item.following, "topic made anew" if item.recreated else "retention")
+                for item in unread
+            ],
+            applied=self._action if waived else None,
+        )
+
+        async def write() -> list[Verdict]:
+            async with self._database.transaction() as tx:
+                if await store.token(tx) != self._token:
+                    raise Superseded
+                return await store.write(tx, writing)
+
+        standing = await insist(write)
+        self._stored.update(positions)
+        self._stored_commits.update(commits)
+        self._gauges.count(writing.changes, unread)
+        self._apply(candidates, standing, now_ms)
+
+    def _apply(self, candidates: list[Verdict], standing: list[Verdict], now_ms: int) -> None:
+        stands = set(map(id, standing))
+        for verdict in candidates:
+            if id(verdict) not in stands:
+                self.ledger.known_before(verdict)
+                continue
+            self.ledger.apply(verdict)
+            if verdict.handoff.owed.group == CANARY_GROUP:
+                self._canary.flagged(verdict.handoff.key, now_ms)
+                self.ledger.waive(CANARY_GROUP, verdict.handoff.key, now_ms)
+                continue
+            self._gauges.judged(verdict, now_ms)
+            self._log.warning(
+                "verdict",
+                state=verdict.state.value,
+                edge=verdict.handoff.owed.edge,
+                topic=verdict.handoff.place.topic,
+                partition=verdict.handoff.place.partition,
+                offset=verdict.handoff.offset,
+            )
+
+    async def _operators_word(self, now_ms: int) -> bool:
+        """Apply what operators have decided since the last pass."""
+        async with self._database.session() as tx:
+            decided = await actions.after(tx, self._action)
+        for action in decided:
+            self._action = action.number
+            if action.verb in actions.ENDING:
+                for target in action.targets:
+                    self.ledger.waive(target.group, target.key, now_ms)
+        return bool(decided)
+
+    # ------------------------------------------------------------ what is shown
+
+    async def _look(self, now_ms: int) -> None:
+        """Measure lag, show everything, prune; once a second."""
+        if monotonic() - self._looked < LOOK_EVERY_S:
+            return
+        self._looked = monotonic()
+        groups = {group: await self._offsets.commits(group) for group in GROUPS}
+        places = await self._offsets.partitions(AUDITED)
+        if any(place not in self._positions for place in places):
+            self._starts.update(await self._offsets.starts(places))
+            await self._follow(places)
+        self._ends = await self._offsets.highs(places)
+        self._starts = await self._offsets.starts(places)
+        self._lags = [lag for group, commits in groups.items() for lag in self._lag(group, commits, now_ms)]
+        self._forget_times(groups)
+        self._catch_up = {
+            place: end for place, end in self._catch_up.items() if self._positions.get(place, 0) < end
+        }
+        self._trouble = ""
+        document = self._document(now_ms)
+        async with self._database.session() as tx:
+            await store.write_status(tx, now_ms, json.dumps(document))
+            if monotonic() - self._pruned > PRUNE_EVERY_S:
+                self._pruned = monotonic()
+                before = now_ms - int(self._settings.keep.total_seconds() * 1000)
+                self._sequences.forget(await store.prune(tx, before))
+        self._gauges.show(document, self._lags, self._overdue(), self._positions, self._ends, now_ms)
+
+    def _lag(self, group: str, commits: dict[Place, int], now_ms: int) -> list[Lag]:
+        topics = GROUPS[group]
+        ends = {place: end for place, end in self._ends.items() if place.topic in topics}
+        times = self._desk.times
+
+        def age(place: Place, offset: int) -> int | None:
+            return times[place].at(offset) if place in times else None
+
+        first = {place: times[place].first or 0 for place in ends if place in times}
+        return self._watch.observe(
+            group, commits, ends, self._starts, age, now_ms, _retention_ms, self._positions, first
+        )
+
+    def _forget_times(self, groups: dict[str, dict[Place, int]]) -> None:
+        for place, times in self._desk.times.items():
+            readers = [
+                commits.get(place, 0) for group, commits in groups.items() if place.topic in GROUPS[group]
+            ]
+            if readers:
+                times.forget_below(max(min(readers), self._starts.get(place, 0)))
+
+    def _overdue(self) -> dict[tuple[str, str], int]:
+        return self._deferred.overdue()
+
+    def _document(self, now_ms: int) -> dict[str, Any]:
+        opened = {**self.ledger.open_by_edge(), **self._deferred.open_by_edge()}
+        watched = self.ledger.watched_by_edge()
+        silent = self._canary.silent_for_ms(now_ms)
+        blind = self._blind(silent)
+        edges = {
+            edge: {
+                "open": opened.get(edge, (0, 0))[0],
+                "oldest_s": (now_ms - opened[edge][1]) / 1000 if edge in opened else None,
+                **{state.value: count for state in State if (count := watched.get((edge, state), 0))},
+            }
+            for edge in sorted({*opened, *(edge for edge, _ in watched), *self._contract.edges})
+            if not edge.startswith("ops.canary")
+        }
+        return {
+            "at_ms": now_ms,
+            "blind": blind,
+            "edges": edges,
+            "overdue": [[edge, department, count] for (edge, department), count in self._overdue().items()],
+            "lag": [lag.as_json() for lag in self._lags],
+            "behind_records": sum(
+                max(0, end - self._positions.get(place, 0)) for place, end in self._ends.items()
+            ),
+            "pending": self._barriers.suspects,
+            "read": self._desk.read,
+            "missing_numbers": dict(self._sequences.missing),
+            "blocked": self._barriers.oldest_ms(),
+            "canary": {
+                "flagged_ms": self._canary.last_flagged_ms or None,
+                "detection_ms": self._canary.detection_ms,
+            },
+        }
+
+    def _blind(self, silent_ms: int) -> str:
+        if self._trouble:
+            return self._trouble
+        if self._catch_up:
+            behind = sum(end - self._positions.get(place, 0) for place, end in self._catch_up.items())
+            return f"catching up: {behind} records to read"
+        return f"the canary has waited {silent_ms / 1000:.0f} s to be named" if silent_ms else ""
+
+    def _facts(self) -> dict[str, Any]:
+        return {"part": "observer", "pid": os.getpid(), "read": self._desk.read, "blind": self._trouble}
+
+    # ------------------------------------------------------------ what is told
+
+    async def _tell_verdicts(self) -> None:
+        """Publish verdicts; each at least once, under an id that its number decides."""
+        while True:
+            try:
+                async with self._database.session() as tx:
+                    rows = await store.untold(tx)
+                if rows:
+                    await self._publisher.publish(
+                        [self._verdict(row) for row in rows if row["grp"] != CANARY_GROUP]
+                    )
+                    async with self._database.session() as tx:
+                        await store.mark_told(tx, [row["verdict_id"] for row in rows])
+            except Exception as error:
+                if not is_transient(error):
+                    self._log.error("verdicts_not_told", exc_info=error)
+            await asyncio.sleep(0.5)
+
+    def _verdict(self, row: Any) -> Any:
+        body = VerdictGiven(
+            verdict_id=row["verdict_id"],
+            subject=row["subject"] or "-",
+            event_id=row["name"] or str(UUID(bytes=row["key"])),
+            group=row["grp"],
+            edge=row["edge"],
+            state=row["state"],
+            topic=row["topic"] or "-",
+            partition=row["partition"],
+            offset=row["record_offset"],
+            judged_at=utc_now().fromtimestamp(row["judged_ms"] / 1000, tz=utc_now().tzinfo),
+            note=row["note"][:500],
+        )
+        at = time_header(body.judged_at)
+        return self._writer.write(body, uid=new_id(), at=at, correlation=body.subject)
+
+
+def _retention_ms(topic: str) -> int:
+    return BY_NAME[topic].retention_ms
+
+
+def main() -> None:
+    """Run the observer as a process and exit: 0 stopped, 1 superseded, 78 misconfigured."""
+    try:
+        settings = load_settings(ObserverSettings)
+        assert isinstance(settings, ObserverSettings)
+        configure(settings.log_level)
+        code = uvloop.run(_run(settings))
+    except Misconfigured as error:
+        print(f"hotline: {error}", file=sys.stderr)  # noqa: T201 - the last word before exit
+        code = 78
+    except Transient as error:
+        print(f"hotline: {error}", file=sys.stderr)  # noqa: T201
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)
+
+
+async def _run(settings: ObserverSettings) -> int:
+    return await Observer(settings).run()

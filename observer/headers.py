@@ -1,0 +1,79 @@
+"""What the observer takes from a record: its headers, and nothing of what customers said. Pure, hot."""
+
+from binascii import Error as NotHex
+from binascii import unhexlify
+from datetime import datetime
+from hashlib import blake2b
+from typing import NamedTuple
+
+from chassis.transport import Record
+
+NOTHING = b""
+_NO_HEADERS: dict[str, bytes] = {}
+
+
+class Said(NamedTuple):
+    """The headers that matter of one record, as bytes; `subject` is what its sequence counts for."""
+
+    offset: int
+    at_ms: int
+    event_id: bytes
+    wire: bytes
+    source: bytes
+    cause: bytes
+    part: int
+    total: int
+    sequence: int
+    subject: bytes
+    time: bytes
+
+
+def read_said(record: Record) -> Said:
+    """Read one record's headers; whatever is missing or odd is empty or zero, nothing is raised."""
+    headers = dict(record.headers) if record.headers else _NO_HEADERS
+    cause = headers.get("ce_causationid") or NOTHING
+    return Said(
+        record.offset,
+        record.timestamp,
+        headers.get("ce_id") or NOTHING,
+        headers.get("ce_type") or NOTHING,
+        headers.get("ce_source") or NOTHING,
+        cause,
+        _number(headers.get("ce_handoffk"), 1) if cause else 1,
+        _number(headers.get("ce_handoffn"), 1) if cause else 1,
+        _number(headers.get("ce_sequence"), 0),
+        headers.get("ce_sequenceof") or record.key or NOTHING,
+        headers.get("ce_time") or NOTHING,
+    )
+
+
+def _number(value: bytes | None, otherwise: int) -> int:
+    if not value or len(value) > 18 or not value.isdigit():
+        return otherwise
+    return int(value)
+
+
+def key_of(name: bytes) -> bytes:
+    """Make 16 bytes of an event's id: a UUID's own, else a BLAKE2b digest of whatever it is."""
+    if len(name) == 36:
+        try:
+            key = unhexlify(name.replace(b"-", b""))
+        except NotHex:
+            key = NOTHING
+        if len(key) == 16:
+            return key
+    return blake2b(name, digest_size=16).digest()
+
+
+def time_ms(text: bytes) -> int:
+    """Read `ce_time` as milliseconds since 1970; 0 when it is none."""
+    try:
+        at = datetime.fromisoformat(text.decode())
+    except ValueError:
+        return 0
+    return int(at.timestamp() * 1000) if at.tzinfo is not None else 0
+
+
+def shown(name: bytes) -> str:
+    """Write a header's bytes for people and tables: no NUL, bounded."""
+    return name.decode(errors="replace").replace("\x00", "?")[:200]

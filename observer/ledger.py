@@ -1,0 +1,490 @@
+"""The handoff ledger: one obligation per (event, group), and the proof that one was dropped. Pure.
+
+The rule: a group commits an offset only when everything that its inputs caused is acknowledged. So if
+the commit is seen first, then the high watermarks of every topic on which the group may answer are
+taken, and all of that is read, then an input below the commit that nothing names has no effect: it is
+DROPPED. No clock and no waiting time is part of it (`observer/barrier.py` keeps the order of steps).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from chassis.transport import Place
+from observer.barrier import Barrier
+from observer.contract import Contract, Owed
+from observer.headers import Said, key_of
+
+
+class State(StrEnum):
+    """Where a handoff stands; OPEN is late as long as its group has not committed past it."""
+
+    OPEN = "open"
+    DISCHARGED = "discharged"
+    CLOSED = "closed"
+    DEAD_LETTERED = "dead lettered"
+    DROPPED = "dropped"
+    PARTIAL = "partial"
+    EXPIRED_UNREAD = "expired unread"
+    ORPHAN = "orphan"
+    SEQUENCE_GAP = "sequence gap"
+    OVERDUE = "overdue"
+    TIMER_LOST = "timer lost"
+    UNPROVABLE = "unprovable"
+    RECOVERED = "recovered"
+    WAIVED = "waived"
+
+
+LOST = frozenset({State.DROPPED, State.PARTIAL, State.EXPIRED_UNREAD, State.SEQUENCE_GAP, State.TIMER_LOST})
+"""States that say: something is missing, and that is proved."""
+
+WATCHED = LOST | {State.DEAD_LETTERED}
+"""States that stay in memory until something mends them or somebody waives them."""
+
+
+@dataclass(slots=True, eq=False)
+class Handoff:
+    """One obligation in memory; `parts` is a bit mask of the outputs seen, of `total`."""
+
+    key: bytes
+    place: Place
+    offset: int
+    at_ms: int
+    owed: Owed
+    parts: int = 0
+    total: int = 0
+    state: State = State.OPEN
+
+    @property
+    def missing(self) -> list[int]:
+        """The parts of the answer that nobody has seen; [] when complete, or when nothing was seen."""
+        return [part for part in range(1, self.total + 1) if not self.parts >> part & 1]
+
+    @property
+    def answered(self) -> bool:
+        """Whether every output that the answer says it has was seen."""
+        return self.total > 0 and self.parts == ((1 << self.total) - 1) << 1
+
+
+@dataclass(slots=True, eq=False)
+class Effect:
+    """An answer that was read before what it answers."""
+
+    key: bytes
+    group: str
+    state: State
+    place: Place
+    offset: int
+    at_ms: int
+    answer: bytes
+    parts: int = 0
+    total: int = 0
+    stored: bool = False
+
+
+class Opened(NamedTuple):
+    """A handoff that the store does not have yet, with how it has ended meanwhile, if it has."""
+
+    handoff: Handoff
+    said: Said
+    due_ms: int = 0
+    answer: bytes = b""
+    settled_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How a handoff that the store knows as open, or as lost, has ended."""
+
+    handoff: Handoff
+    answer: bytes
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is proved of a handoff, with the evidence; `barrier` is None where retention is the proof."""
+
+    handoff: Handoff
+    state: State
+    commit: int
+    barrier: Barrier | None
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Changes:
+    """What the store has to write since it wrote last."""
+
+    opened: list[Opened] = field(default_factory=list)
+    settled: list[Settled] = field(default_factory=list)
+    early: list[Effect] = field(default_factory=list)
+    matched: list[Effect] = field(default_factory=list)
+
+
+UPSTREAM = "telephony"
+"""Whoever publishes call events: it owes numbers without a gap, and no group's commit can prove it."""
+
+
+class _Group:
+    """What one consumer group owes, and how far it has come."""
+
+    __slots__ = ("again", "commits", "early", "fresh_early", "name", "open", "queues", "watched")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.open: dict[bytes, Handoff] = {}
+        self.watched: dict[bytes, Handoff] = {}
+        self.again: set[bytes] = set()
+        self.early: dict[bytes, Effect] = {}
+        self.fresh_early: list[Effect] = []
+        self.queues: dict[Place, deque[Handoff]] = {}
+        self.commits: dict[Place, int] = {}
+
+
+class Ledger:
+    """All unsettled handoffs of all groups; settled ones leave memory when the store has them."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+        self._groups = {name: _Group(name) for name in (*contract.groups, UPSTREAM)}
+        self._owed = {
+            wire: tuple((owed, self._groups[owed.group]) for owed in owes)
+            for wire, owes in contract.owed.items()
+        }
+        self._by_source = {source: self._groups[name] for source, name in contract.group_of.items()}
+        self._changes = Changes()
+        self._fresh: dict[Handoff, int] = {}
+        self._last_ms = 0
+        self.after_commit: dict[str, int] = dict.fromkeys(contract.groups, 0)
+
+    # ------------------------------------------------------------ what is read
+
+    def take(self, place: Place, said: Said) -> None:
+        """Note one record: an answer, an obligation, or both."""
+        if said.cause:
+            group = self._by_source.get(said.source)
+            if group is not None:
+                self._answered(group, key_of(said.cause), place, said, State.DISCHARGED)
+        owes = self._owed.get(said.wire)
+        if owes is not None:
+            key = key_of(said.event_id)
+            for owed, group in owes:
+                self._obliged(group, owed, key, place, said)
+
+    def take_receipts(self, group: str, names: Iterable[str], place: Place, said: Said) -> None:
+        """Note that a group closed these events without an effect, on purpose."""
+        owner = self._groups.get(group)
+        if owner is not None:
+            whole = said._replace(part=1, total=1)
+            for name in names:
+                self._answered(owner, key_of(name.encode()), place, whole, State.CLOSED)
+
+    def take_letter(self, group: str, source: tuple[Place, int], said: Said) -> None:
+        """Note that a group could not handle the record at a place; its id may be unreadable."""
+        owner = self._groups.get(group)
+        if owner is None:
+            return
+        key, (at, offset) = key_of(said.cause), source
+        handoff = owner.open.get(key) or _at(owner.queues.get(at, ()), at, offset)
+        if handoff is None:
+            handoff = owner.watched.get(key) or _at(owner.watched.values(), at, offset)
+        if handoff is not None:
+            self._died(owner, handoff, said.event_id, said.at_ms)
+            return
+        if key not in owner.early:
+            effect = Effect(key, group, State.DEAD_LETTERED, at, offset, said.at_ms, said.event_id, 2, 1)
+            owner.early[key] = effect
+            owner.fresh_early.append(effect)
+            self._changes.early.append(effect)
+
+    def _died(self, group: _Group, handoff: Handoff, answer: bytes, at_ms: int) -> None:
+        group.open.pop(handoff.key, None)
+        group.watched[handoff.key] = handoff
+        self.settle(handoff, State.DEAD_LETTERED, answer, at_ms)
+
+    def _obliged(self, group: _Group, owed: Owed, key: bytes, place: Place, said: Said) -> None:
+        if key in group.open:
+            return
+        if key in group.watched:
+            # Sent again: a letter about this copy is about the same handoff.
+            group.watched[key].place, group.watched[key].offset = place, said.offset
+            group.again.add(key)
+            return
+        if said.at_ms != self._last_ms:
+            self._last_ms = said.at_ms  # records of one batch share their time: one integer for all
+        handoff = Handoff(key, place, said.offset, self._last_ms, owed)
+        self.note_opened(handoff, said)
+        if group.early and self._met_early(group, handoff):
+            return
+        group.open[key] = handoff
+        queue = group.queues.get(place)
+        if queue is None:
+            queue = group.queues[place] = deque()
+        queue.append(handoff)
+
+    def _met_early(self, group: _Group, handoff: Handoff) -> bool:
+        """Match what was said before its cause was read; tells whether that settles it."""
+        place = handoff.place
+        named = key_of(f"{place.topic}/{place.partition}/{handoff.offset}".encode())
+        effect = group.early.get(handoff.key) or group.early.get(named)
+        if effect is None:
+            return False
+        self._forget_early(group, effect.key)
+        handoff.parts, handoff.total = effect.parts, effect.total
+        if effect.state is State.DEAD_LETTERED:
+            self._died(group, handoff, effect.answer, effect.at_ms)
+        elif handoff.answered:
+            self.settle(handoff, effect.state, effect.answer, effect.at_ms)
+        return handoff.state is not State.OPEN
+
+    def _answered(self, group: _Group, key: bytes, place: Place, said: Said, state: State) -> None:
+        handoff = group.open.get(key)
+        if handoff is not None:
+            # Most answers are one output, or the last of few: settled without a look at the mask.
+            if said.total > 1:
+                handoff.parts |= 1 << said.part
+                handoff.total = max(handoff.total, said.total)
+                if not handoff.answered:
+                    self.settle(handoff, State.OPEN, b"", 0)
+                    return
+            del group.open[key]
+            self.settle(handoff, state, said.event_id, said.at_ms)
+            return
+        handoff = group.watched.get(key)
+        if handoff is not None:
+            self._answered_late(group, handoff, said)
+            return
+        effect = group.early.get(key)
+        if effect is None:
+            effect = Effect(key, group.name, state, place, said.offset, said.at_ms, said.event_id)
+            group.early[key] = effect
+            group.fresh_early.append(effect)
+            self._changes.early.append(effect)
+        elif effect.stored:
+            self._changes.early.append(effect)
+        effect.parts |= 1 << said.part
+        effect.total = max(effect.total, said.total)
+
+    def _answered_late(self, group: _Group, handoff: Handoff, said: Said) -> None:
+        handoff.parts |= 1 << said.part
+        handoff.total = max(handoff.total, said.total)
+        if not handoff.answered:
+            return
+        del group.watched[handoff.key]
+        if handoff.key in group.again:
+            group.again.discard(handoff.key)
+        elif handoff.state is not State.DEAD_LETTERED:
+            self.after_commit[group.name] += 1  # nobody sent it again: the group committed too early
+        self.settle(handoff, State.RECOVERED, said.event_id, said.at_ms)
+
+    # ------------------------------------------------------------ changes for the store
+
+    def note_opened(self, handoff: Handoff, said: Said, due_ms: int = 0) -> None:
+        """Have the store keep a handoff that begins now; `due_ms` is the deadline of a deferred one."""
+        self._fresh[handoff] = len(self._changes.opened)
+        self._changes.opened.append(Opened(handoff, said, due_ms))
+
+    def settle(self, handoff: Handoff, state: State, answer: bytes, at_ms: int) -> None:
+        """Have the store keep how a handoff stands now."""
+        handoff.state = state
+        index = self._fresh.get(handoff)
+        if index is None:
+            self._changes.settled.append(Settled(handoff, answer, at_ms))
+        else:
+            self._changes.opened[index] = self._changes.opened[index]._replace(
+                answer=answer, settled_ms=at_ms
+            )
+
+    def mend(self, group: str, key: bytes, answer: bytes, at_ms: int) -> bool:
+        """Note that what was lost has come after all; tells whether it was lost."""
+        handoff = self._groups[group].watched.pop(key, None) if group in self._groups else None
+        if handoff is not None:
+            self.settle(handoff, State.RECOVERED, answer, at_ms)
+        return handoff is not None
+
+    def drain(self) -> Changes:
+        """Hand over what changed since the last call; the caller stores it before anything else is judged."""
+        changes, self._changes = self._changes, Changes()
+        self._fresh.clear()
+        # Only effects that are still without their cause need a row.
+        changes.early = [effect for effect in changes.early if self._is_early(effect)]
+        for effect in changes.early:
+            effect.stored = True
+        return changes
+
+    def _is_early(self, effect: Effect) -> bool:
+        return self._groups[effect.group].early.get(effect.key) is effect
+
+    # ------------------------------------------------------------ what is committed
+
+    def commit(self, group: str, commits: Mapping[Place, int]) -> Barrier | None:
+        """Note a group's committed offsets; gives the barrier behind which suspects will be judged.
+
+        A commit below what was seen before (a rewind, or offsets that expired) takes nothing back: what
+        was committed once was committed. The high watermarks must be taken after this call.
+        """
+        owner = self._groups[group]
+        suspects: list[Handoff] = []
+        for place, offset in commits.items():
+            known = owner.commits.get(place, -1)
+            limit = owner.commits[place] = max(known, offset)
+            queue = owner.queues.get(place)
+            while queue and queue[0].offset < limit:
+                handoff = queue.popleft()
+                if handoff.state is State.OPEN:
+                    suspects.append(handoff)
+        if not suspects:
+            return None
+        passed = {handoff.place: owner.commits[handoff.place] for handoff in suspects}
+        return Barrier(group, self.contract.answers_on[group], suspects, commits=passed)
+
+    def commits_of(self, group: str) -> Mapping[Place, int]:
+        """How far a group was ever seen to have committed."""
+        return self._groups[group].commits
+
+    def effects_without_cause(self) -> Iterator[Barrier]:
+        """Give a barrier for the answers whose cause was not read yet: all the group reads must be read."""
+        for group in self._groups.values():
+            if group.fresh_early:
+                effects = [effect for effect in group.fresh_early if self._is_early(effect)]
+                group.fresh_early = []
+                if effects:
+                    yield Barrier(group.name, self.contract.reads[group.name], effects)
+
+    # ------------------------------------------------------------ verdicts
+
+    def judge(self, barrier: Barrier) -> list[Verdict]:
+        """Say what is proved once a barrier has been read past; the store may know better of some."""
+        verdicts = []
+        for suspect in barrier.suspects:
+            if isinstance(suspect, Handoff) and suspect.state is State.OPEN:
+                state = State.PARTIAL if suspect.parts else State.DROPPED
+                note = f"parts {suspect.missing} of {suspect.total} are missing" if suspect.parts else ""
+                verdicts.append(
+                    Verdict(suspect, state, barrier.commits.get(suspect.place, -1), barrier, note)
+                )
+            elif isinstance(suspect, Effect) and self._is_early(suspect):
+                verdicts.append(_without_cause(suspect, barrier))
+        return verdicts
+
+    def expired(self, group: str, starts: Mapping[Place, int]) -> list[Verdict]:
+        """Say what retention deleted before the group read it: the log starts above it, the commit is not."""
+        owner = self._groups[group]
+        found = []
+        for place, queue in owner.queues.items():
+            start, commit = starts.get(place, 0), owner.commits.get(place, -1)
+            while queue and queue[0].offset < start:
+                if queue[0].state is State.OPEN and queue[0].offset < commit:
+                    break  # it is committed: the barrier will tell
+                handoff = queue.popleft()
+                if handoff.state is State.OPEN:
+                    note = f"the log starts at {start}, the group stands at {max(commit, 0)}"
+                    found.append(Verdict(handoff, State.EXPIRED_UNREAD, commit, None, note))
+        return found
+
+    def vanished(self, group: str, place: Place) -> list[Verdict]:
+        """Say what was lost with a topic that was deleted and made again."""
+        owner = self._groups[group]
+        queue = owner.queues.pop(place, deque())
+        owner.commits.pop(place, None)
+        note = "the topic was deleted before the group read it"
+        return [
+            Verdict(handoff, State.EXPIRED_UNREAD, -1, None, note)
+            for handoff in queue
+            if handoff.state is State.OPEN
+        ]
+
+    def apply(self, verdict: Verdict) -> None:
+        """Let a verdict stand, after the store knows of no earlier answer."""
+        handoff = verdict.handoff
+        group = self._groups[handoff.owed.group]
+        group.open.pop(handoff.key, None)
+        self._forget_early(group, handoff.key)
+        handoff.state = verdict.state
+        if verdict.state in WATCHED:
+            group.watched[handoff.key] = handoff
+
+    def known_before(self, verdict: Verdict) -> None:
+        """The store has this as answered long ago: a repeat, neither a loss nor an orphan."""
+        handoff = verdict.handoff
+        group = self._groups[handoff.owed.group]
+        group.open.pop(handoff.key, None)
+        self._forget_early(group, handoff.key)
+        handoff.state = State.DISCHARGED
+
+    def _forget_early(self, group: _Group, key: bytes) -> None:
+        effect = group.early.pop(key, None)
+        if effect is not None and effect.stored:
+            self._changes.matched.append(effect)
+
+    def waive(self, group: str, key: bytes, at_ms: int) -> bool:
+        """Let an operator's word end a watched handoff; tells whether there was one."""
+        handoff = self._groups[group].watched.pop(key, None) if group in self._groups else None
+        if handoff is None:
+            return False
+        self.settle(handoff, State.WAIVED, b"", at_ms)
+        return True
+
+    # ------------------------------------------------------------ restart and figures
+
+    def restore(
+        self,
+        handoffs: Sequence[Handoff],
+        effects: Sequence[Effect],
+        commits: Mapping[tuple[str, Place], int],
+    ) -> None:
+        """Take up where an earlier process stopped; `handoffs` in the order of their offsets."""
+        for handoff in handoffs:
+            group = self._groups.get(handoff.owed.group)
+            if group is None:
+                continue
+            if handoff.state is State.OPEN:
+                group.open[handoff.key] = handoff
+                group.queues.setdefault(handoff.place, deque()).append(handoff)
+            elif handoff.state in WATCHED:
+                group.watched[handoff.key] = handoff
+        for effect in effects:
+            if effect.group in self._groups:
+                effect.stored = True
+                self._groups[effect.group].early[effect.key] = effect
+                self._groups[effect.group].fresh_early.append(effect)
+        for (name, place), offset in commits.items():
+            if name in self._groups:
+                self._groups[name].commits[place] = offset
+
+    def open_by_edge(self) -> dict[str, tuple[int, int]]:
+        """Count what is open on each edge that has any, with the append time of the oldest (ms)."""
+        found: dict[str, tuple[int, int]] = {}
+        for group in self._groups.values():
+            for handoff in group.open.values():
+                count, oldest = found.get(handoff.owed.edge, (0, handoff.at_ms))
+                found[handoff.owed.edge] = (count + 1, min(oldest, handoff.at_ms))
+        return found
+
+    def watched_by_edge(self) -> dict[tuple[str, State], int]:
+        """Count what is lost or dead lettered on each edge."""
+        found: dict[tuple[str, State], int] = {}
+        for group in self._groups.values():
+            for handoff in group.watched.values():
+                what = (handoff.owed.edge, handoff.state)
+                found[what] = found.get(what, 0) + 1
+        return found
+
+
+def _at(handoffs: Iterable[Handoff], place: Place, offset: int) -> Handoff | None:
+    return next((found for found in handoffs if found.offset == offset and found.place == place), None)
+
+
+def _without_cause(effect: Effect, barrier: Barrier) -> Verdict:
+    """An answer to nothing is an orphan; a letter about a record that obliged nobody is a dead letter."""
+    dead = effect.state is State.DEAD_LETTERED
+    owed = Owed(f"{'unreadable' if dead else 'nobody'}→{effect.group}", effect.group)
+    handoff = Handoff(effect.key, effect.place, effect.offset, effect.at_ms, owed, effect.parts, effect.total)
+    if dead:
+        return Verdict(handoff, State.DEAD_LETTERED, -1, barrier, "a record that the contract does not know")
+    return Verdict(handoff, State.ORPHAN, -1, barrier, "its cause is on no topic that the group reads")

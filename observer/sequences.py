@@ -1,0 +1,190 @@
+"""Numbers without a gap: what a writer says of a subject is counted, so what never comes is missed. Pure.
+
+A stage numbers what it says of each case; telephony may number everything that a source publishes
+(`ce_sequence` with the source as subject), and may say in a manifest how far it has come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from chassis.transport import Place
+from observer.barrier import Barrier
+from observer.contract import Contract, Owed
+from observer.headers import Said, key_of, shown
+from observer.ledger import UPSTREAM, Handoff, Ledger, State, Verdict
+
+UNPROVED_WAIT_MS = 30_000
+"""Telephony commits nothing that proves a gap: without a manifest a number is given so long to come."""
+MANY = 10_000
+"""A jump by more is a source that begins anew, not so many losses."""
+
+
+@dataclass(slots=True, eq=False)
+class Count:
+    """How far one writer has counted for one subject, and which numbers have not come."""
+
+    writer: str
+    subject: bytes
+    following: int
+    missing: set[int] = field(default_factory=set)
+    changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A number that has not come: the record that showed it, and who says that it must exist."""
+
+    count: Count
+    number: int
+    place: Place
+    offset: int
+    at_ms: int
+    said_by: str
+
+
+class Sequences:
+    """Counts per writer and subject; names the numbers that are lost."""
+
+    def __init__(self, contract: Contract, ledger: Ledger, calls: str) -> None:
+        self._contract, self._ledger, self._calls = contract, ledger, calls
+        self._counts: dict[str, dict[bytes, Count]] = {name: {} for name in (*contract.groups, UPSTREAM)}
+        self._fresh: dict[str, list[Gap]] = {name: [] for name in self._counts}
+        self._changed: list[Count] = []
+        self.from_the_beginning = False
+        """Whether everything was read since each topic's first record: then a count must begin with 1."""
+
+    def take(self, place: Place, said: Said) -> None:
+        """Note the number of one record, if it has one."""
+        number = said.sequence
+        if not number:
+            return
+        writer = self._contract.group_of.get(said.source)
+        subject = said.subject
+        if writer is None:
+            if place.topic != self._calls:
+                return
+            writer, subject = UPSTREAM, said.source
+        count = self._counts[writer].get(subject)
+        if count is None:
+            begins = 1 if self.from_the_beginning and writer != UPSTREAM else number
+            count = self._counts[writer][subject] = Count(writer, subject, begins)
+        if number == count.following:
+            count.following = number + 1
+        elif number > count.following:
+            self._jumped(count, number, place, said)
+        elif number in count.missing:
+            count.missing.discard(number)
+            self._ledger.mend(writer, _key(count, number), said.event_id, said.at_ms)
+        else:
+            return
+        self._note(count)
+
+    def take_end(
+        self, writer: str, subject: bytes, last: int, place: Place, said: Said, said_by: str
+    ) -> None:
+        """Note that a writer has said everything up to `last`: a closing digest, or a manifest."""
+        counts = self._counts.get(writer)
+        if counts is None or last <= 0:
+            return
+        count = counts.get(subject)
+        if count is None:
+            count = counts[subject] = Count(writer, subject, 1 if self.from_the_beginning else last + 1)
+        if last >= count.following:
+            self._jumped(count, last + 1, place, said, said_by)
+            count.following = last + 1
+            self._note(count)
+        elif count.missing:
+            self._fresh[writer] += [
+                Gap(count, number, place, said.offset, said.at_ms, said_by)
+                for number in count.missing
+                if number <= last
+            ]
+
+    def _jumped(self, count: Count, number: int, place: Place, said: Said, said_by: str = "") -> None:
+        if number - count.following <= MANY:
+            numbers = range(count.following, number)
+            count.missing.update(numbers)
+            self._fresh[count.writer] += [
+                Gap(count, number, place, said.offset, said.at_ms, said_by) for number in numbers
+            ]
+        count.following = number + 1
+
+    def _note(self, count: Count) -> None:
+        if not count.changed:
+            count.changed = True
+            self._changed.append(count)
+
+    def drain(self) -> list[Count]:
+        """Hand over the counts that changed since the last call."""
+        changed, self._changed = self._changed, []
+        for count in changed:
+            count.changed = False
+        return changed
+
+    def barriers(self, now_ms: int) -> Iterable[Barrier]:
+        """Give a barrier for each writer whose numbers are missing.
+
+        What a stage decided before was caused by what it had read before. So when it has committed past
+        everything that it reads, all that it ever numbered is acknowledged.
+        """
+        for writer, gaps in self._fresh.items():
+            missing = [gap for gap in gaps if gap.number in gap.count.missing]
+            self._fresh[writer] = []
+            if not missing:
+                continue
+            if writer != UPSTREAM:
+                topics, after = self._contract.answers_on[writer], self._contract.reads[writer]
+                yield Barrier(writer, topics, missing, after=after)
+                continue
+            proved = [gap for gap in missing if gap.said_by]
+            guessed = [gap for gap in missing if not gap.said_by]
+            topics = frozenset({self._calls})
+            if proved:
+                yield Barrier(writer, topics, proved)
+            if guessed:
+                yield Barrier(writer, topics, guessed, not_before_ms=now_ms + UNPROVED_WAIT_MS)
+
+    def judge(self, barrier: Barrier) -> list[Verdict]:
+        """Name the numbers that did not come."""
+        return [
+            _verdict(gap, barrier)
+            for gap in barrier.suspects
+            if isinstance(gap, Gap) and gap.number in gap.count.missing
+        ]
+
+    def restore(self, counts: Iterable[Count]) -> None:
+        """Take up where an earlier process stopped; missing numbers are suspected again."""
+        for count in counts:
+            if count.writer in self._counts:
+                self._counts[count.writer][count.subject] = count
+                self._fresh[count.writer] += [
+                    Gap(count, number, Place("", -1), -1, 0, "") for number in sorted(count.missing)
+                ]
+
+    def forget(self, counts: Iterable[tuple[str, bytes]]) -> None:
+        """Forget what the store has pruned."""
+        for writer, subject in counts:
+            self._counts.get(writer, {}).pop(subject, None)
+
+    @property
+    def missing(self) -> Mapping[str, int]:
+        """How many numbers have not come, by writer."""
+        return {
+            writer: sum(len(count.missing) for count in counts.values() if count.missing)
+            for writer, counts in self._counts.items()
+        }
+
+
+def _key(count: Count, number: int) -> bytes:
+    return key_of(b"%b#%d" % (count.subject, number))
+
+
+def _verdict(gap: Gap, barrier: Barrier) -> Verdict:
+    count = gap.count
+    owed = Owed(f"number→{count.writer}", count.writer)
+    handoff = Handoff(_key(count, gap.number), gap.place, gap.offset, gap.at_ms, owed)
+    said = gap.said_by or f"it said a later number (up to {count.following - 1})"
+    note = f"{count.writer} never said number {gap.number} of {shown(count.subject)}; {said}"
+    return Verdict(handoff, State.SEQUENCE_GAP, -1, barrier, note)

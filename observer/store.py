@@ -1,0 +1,464 @@
+"""All SQL of the ledger: what was read and what is proved go into one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from chassis.postgres import Tx
+from chassis.transport import Place
+from observer import actions
+from observer.barrier import Barrier
+from observer.contract import Contract, Owed
+from observer.deferred import Acts, Deferred, Waiting
+from observer.headers import Said, key_of, shown
+from observer.ledger import WATCHED, Changes, Effect, Handoff, Opened, Settled, State, Verdict
+from observer.sequences import Count
+
+OPEN = (State.OPEN.value, State.OVERDUE.value)
+_UNSETTLED = (*OPEN, *(state.value for state in WATCHED))
+
+
+@dataclass(slots=True)
+class Writing:
+    """Everything that one pass stores."""
+
+    changes: Changes
+    counts: list[Count]
+    acts: Acts
+    positions: dict[Place, tuple[int, int]]
+    commits: dict[tuple[str, Place], int]
+    candidates: list[Verdict]
+    now_ms: int
+    blind: list[tuple[Place, int, int, str]] = field(default_factory=list)
+    applied: int | None = None
+
+
+@dataclass(slots=True)
+class Restored:
+    """What an earlier process had stored."""
+
+    positions: dict[Place, tuple[int, int]]
+    commits: dict[tuple[str, Place], int]
+    handoffs: list[Handoff]
+    waiting: list[Waiting]
+    effects: list[Effect]
+    counts: list[Count]
+    acts: list[tuple[str, bytes, int]]
+
+
+_COLUMNS = (
+    "key",
+    "grp",
+    "edge",
+    "topic",
+    "partition",
+    "record_offset",
+    "at_ms",
+    "subject",
+    "name",
+    "due_ms",
+    "sequence",
+    "state",
+    "parts",
+    "total",
+    "answer",
+    "settled_ms",
+)
+
+
+async def prepare(tx: Tx) -> None:
+    """Make this connection's staging table: rows arrive by COPY, then merge in one statement."""
+    await tx.execute(
+        "create temporary table if not exists incoming (like handoffs including defaults) on"
+        " commit delete rows"
+    )
+
+
+async def write(tx: Any, writing: Writing) -> list[Verdict]:
+    """Store a pass; gives the verdicts that stand, because nothing stored says otherwise."""
+    await _write_handoffs(tx, writing.changes)
+    await _write_early(tx, writing.changes)
+    await _write_counts(tx, writing.counts, writing.now_ms)
+    await _write_acts(tx, writing.acts)
+    standing = await _write_verdicts(tx, writing)
+    await _write_places(tx, writing)
+    if writing.applied is not None:
+        await actions.mark_applied(tx, writing.applied)
+    return standing
+
+
+async def _write_handoffs(tx: Any, changes: Changes) -> None:
+    if changes.opened:
+        await prepare(tx)
+        await tx.copy_records_to_table(
+            "incoming", records=[_row(opened) for opened in changes.opened], columns=_COLUMNS
+        )
+        names = ", ".join(_COLUMNS)
+        await tx.execute(
+            f"insert into handoffs ({names}) select {names} from incoming on conflict do nothing"
+        )
+    if changes.settled:
+        last = {(settled.handoff.key, settled.handoff.owed.group): settled for settled in changes.settled}
+        await tx.execute(
+            "update handoffs h set state = x.s, answer = x.a, settled_ms = x.t, parts = x.p, total = x.n"
+            " from unnest($1::bytea[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[],"
+            " $7::int[]) as x(k, g, s, a, t, p, n) where h.key = x.k and h.grp = x.g",
+            *_columns([_ending(settled) for settled in last.values()], 7),
+        )
+
+
+def _row(opened: Opened) -> tuple[Any, ...]:
+    handoff, said, due_ms, answer, settled_ms = opened
+    owed, place = handoff.owed, handoff.place
+    return (
+        handoff.key,
+        owed.group,
+        owed.edge,
+        place.topic,
+        place.partition,
+        handoff.offset,
+        handoff.at_ms,
+        shown(said.subject),
+        _name(handoff.key, said),
+        due_ms or None,
+        said.sequence,
+        handoff.state.value,
+        handoff.parts,
+        handoff.total,
+        key_of(answer) if answer else None,
+        settled_ms or None,
+    )
+
+
+def _name(key: bytes, said: Said) -> str | None:
+    """The event's id, where the key does not show it."""
+    name = shown(said.event_id)
+    return None if name == str(UUID(bytes=key)) else name
+
+
+def _ending(settled: Settled) -> tuple[Any, ...]:
+    handoff = settled.handoff
+    answer = key_of(settled.answer) if settled.answer else None
+    ended = None if handoff.state is State.OPEN else settled.at_ms
+    return handoff.key, handoff.owed.group, handoff.state.value, answer, ended, handoff.parts, handoff.total
+
+
+async def _write_early(tx: Tx, changes: Changes) -> None:
+    matched = [(effect.key, effect.group) for effect in changes.matched]
+    if matched:
+        await tx.execute(
+            "delete from early using unnest($1::bytea[], $2::text[]) as x(k, g) where key = x.k"
+            " and grp = x.g",
+            *_columns(matched, 2),
+        )
+    effects = {(effect.key, effect.group): effect for effect in changes.early}
+    if effects:
+        await tx.execute(
+            "insert into early (key, grp, state, topic, partition, record_offset, at_ms, answer,"
+            " parts, total)"
+            " select * from unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bigint[],"
+            " $7::bigint[], $8::bytea[], $9::bigint[], $10::int[])"
+            " on conflict (key, grp) do update set parts = excluded.parts, total = excluded.total",
+            *_columns([_early_row(effect) for effect in effects.values()], 10),
+        )
+
+
+def _early_row(effect: Effect) -> tuple[Any, ...]:
+    place = effect.place
+    return (
+        effect.key,
+        effect.group,
+        effect.state.value,
+        place.topic,
+        place.partition,
+        effect.offset,
+        effect.at_ms,
+        effect.answer,
+        effect.parts,
+        effect.total,
+    )
+
+
+async def _write_counts(tx: Tx, counts: Sequence[Count], now_ms: int) -> None:
+    if counts:
+        # Arrays of arrays must be rectangular, so the missing numbers travel as text.
+        await tx.execute(
+            "insert into counts (writer, subject, following, missing, changed_ms)"
+            " select w, s, f, m::bigint[], $5 from unnest($1::text[], $2::bytea[], $3::bigint[], $4::text[])"
+            " as x(w, s, f, m) on conflict (writer, subject) do update"
+            " set following = excluded.following, missing = excluded.missing, changed_ms ="
+            " excluded.changed_ms",
+            *_columns(
+                [(count.writer, count.subject, count.following, _array(count.missing)) for count in counts], 4
+            ),
+            now_ms,
+        )
+
+
+def _array(numbers: set[int]) -> str:
+    return "{" + ",".join(map(str, sorted(numbers))) + "}"
+
+
+async def _write_acts(tx: Tx, acts: Acts) -> None:
+    if acts.added:
+        await tx.execute(
+            "insert into acts (edge, subject, at_ms) select * from unnest($1::text[],"
+            " $2::bytea[], $3::bigint[])"
+            " on conflict do nothing",
+            *_columns(acts.added, 3),
+        )
+    if acts.removed:
+        await tx.execute(
+            "delete from acts a using unnest($1::text[], $2::bytea[]) as x(e, s)"
+            " where a.edge = x.e and a.subject = x.s",
+            *_columns(acts.removed, 2),
+        )
+
+
+async def _write_verdicts(tx: Tx, writing: Writing) -> list[Verdict]:
+    candidates = writing.candidates
+    if not candidates:
+        return []
+    rows = await tx.fetch(
+        "select h.key, h.grp, h.state from handoffs h join unnest($1::bytea[], $2::text[]) as x(k, g)"
+        " on h.key = x.k and h.grp = x.g",
+        *_columns([(verdict.handoff.key, verdict.handoff.owed.group) for verdict in candidates], 2),
+    )
+    stored = {(row["key"], row["grp"]): row["state"] for row in rows}
+    standing = [
+        verdict
+        for verdict in candidates
+        if stored.get((verdict.handoff.key, verdict.handoff.owed.group), OPEN[0]) in OPEN
+    ]
+    if not standing:
+        return []
+    await tx.execute(
+        "insert into handoffs (key, grp, edge, topic, partition, record_offset, at_ms, subject, state, parts,"
+        " total, settled_ms) select k, g, e, t, p, o, a, '', s, m, n, $10 from"
+        " unnest($1::bytea[], $2::text[],"
+        " $3::text[], $4::text[], $5::int[], $6::bigint[], $7::bigint[], $8::text[],"
+        " $9::bigint[], $11::int[])"
+        " as x(k, g, e, t, p, o, a, s, m, n) on conflict (key, grp) do update"
+        " set state = excluded.state, settled_ms = excluded.settled_ms",
+        *_columns([_verdict_row(verdict) for verdict in standing], 9),
+        writing.now_ms,
+        [verdict.handoff.total for verdict in standing],
+    )
+    await tx.execute(
+        "insert into verdicts (key, grp, edge, state, topic, partition, record_offset, subject,"
+        " name, judged_ms,"
+        " commit_seen_ms, committed, barrier, note)"
+        " select k, g, h.edge, s, h.topic, h.partition, h.record_offset, h.subject, h.name, $5, c, m, b, n"
+        " from unnest($1::bytea[], $2::text[], $3::text[], $4::bigint[], $6::bigint[],"
+        " $7::text[], $8::text[])"
+        " as x(k, g, s, c, m, b, n) join handoffs h on h.key = k and h.grp = g",
+        [verdict.handoff.key for verdict in standing],
+        [verdict.handoff.owed.group for verdict in standing],
+        [verdict.state.value for verdict in standing],
+        [verdict.barrier.raised_ms if verdict.barrier else None for verdict in standing],
+        writing.now_ms,
+        [verdict.commit if verdict.commit >= 0 else None for verdict in standing],
+        [evidence(verdict.barrier) for verdict in standing],
+        [verdict.note for verdict in standing],
+    )
+    return standing
+
+
+def _verdict_row(verdict: Verdict) -> tuple[Any, ...]:
+    handoff = verdict.handoff
+    place = handoff.place
+    return (
+        handoff.key,
+        handoff.owed.group,
+        handoff.owed.edge,
+        place.topic,
+        place.partition,
+        handoff.offset,
+        handoff.at_ms,
+        verdict.state.value,
+        handoff.parts,
+    )
+
+
+def evidence(barrier: Barrier | None) -> str:
+    """Write a barrier as JSON: the ends that were taken after the commit, and how far was read."""
+    if barrier is None or barrier.to_read is None:
+        return "[]"
+    return json.dumps(
+        [
+            {
+                "topic": place.topic,
+                "partition": place.partition,
+                "end": end,
+                "read": barrier.read.get(place, 0),
+            }
+            for place, end in sorted(barrier.to_read.items())
+        ]
+    )
+
+
+async def _write_places(tx: Tx, writing: Writing) -> None:
+    if writing.positions:
+        await tx.execute(
+            "insert into positions (topic, partition, position, last)"
+            " select * from unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[])"
+            " on conflict (topic, partition) do update set position = excluded.position, last ="
+            " excluded.last",
+            *_columns([(*place, *moved) for place, moved in writing.positions.items()], 4),
+        )
+    if writing.commits:
+        await tx.execute(
+            "insert into commits (grp, topic, partition, committed)"
+            " select * from unnest($1::text[], $2::text[], $3::int[], $4::bigint[])"
+            " on conflict (grp, topic, partition) do update set committed = excluded.committed",
+            *_columns([(group, *place, at) for (group, place), at in writing.commits.items()], 4),
+        )
+    for place, first, last, reason in writing.blind:
+        await tx.execute(
+            "insert into blind (topic, partition, from_offset, to_offset, seen_ms, reason)"
+            " values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
+            *place,
+            first,
+            last,
+            writing.now_ms,
+            reason,
+        )
+
+
+def _columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+
+
+# ------------------------------------------------------------------ restart
+
+
+async def take_over(tx: Tx) -> int:
+    """Become the only writer: whoever wrote before finds another token and stops."""
+    return int(
+        await tx.fetchval(
+            "insert into writer (one, token) values (true, 1)"
+            " on conflict (one) do update set token = writer.token + 1 returning token"
+        )
+    )
+
+
+async def token(tx: Tx) -> int:
+    """Read who may write, and hold it until this transaction ends."""
+    return int(await tx.fetchval("select token from writer for update"))
+
+
+async def restore(tx: Tx, contract: Contract, deferred: Deferred) -> Restored:
+    """Read what an earlier process had stored; all that it wrote belongs together."""
+    places = await tx.fetch(
+        "select topic, partition, position, last from positions where topic <> $1", actions.APPLIED[0]
+    )
+    commits = await tx.fetch("select grp, topic, partition, committed from commits")
+    rows = await tx.fetch(
+        "select * from handoffs where state = any($1::text[]) order by grp, topic, partition, record_offset",
+        _UNSETTLED,
+    )
+    effects = await tx.fetch("select * from early")
+    counts = await tx.fetch("select writer, subject, following, missing from counts")
+    acts = await tx.fetch("select edge, subject, at_ms from acts")
+    waiting: list[Waiting] = []
+    handoffs: list[Handoff] = []
+    for row in rows:
+        handoff = _handoff(row)
+        later = deferred.later_of(handoff.owed.edge)
+        if later is not None and (handoff.state.value in OPEN or handoff.state is State.TIMER_LOST):
+            waiting.append(
+                Waiting(handoff, later, row["subject"].encode(), row["sequence"], row["due_ms"] or 0)
+            )
+        if later is None or handoff.state in WATCHED:
+            handoffs.append(handoff)
+    return Restored(
+        {Place(row["topic"], row["partition"]): (row["position"], row["last"]) for row in places},
+        {(row["grp"], Place(row["topic"], row["partition"])): row["committed"] for row in commits},
+        handoffs,
+        waiting,
+        [_effect(row) for row in effects],
+        [Count(row["writer"], row["subject"], row["following"], set(row["missing"])) for row in counts],
+        [(row["edge"], row["subject"], row["at_ms"]) for row in acts],
+    )
+
+
+def _handoff(row: Mapping[str, Any]) -> Handoff:
+    return Handoff(
+        row["key"],
+        Place(row["topic"], row["partition"]),
+        row["record_offset"],
+        row["at_ms"],
+        Owed(row["edge"], row["grp"]),
+        row["parts"],
+        row["total"],
+        State(row["state"]),
+    )
+
+
+def _effect(row: Mapping[str, Any]) -> Effect:
+    return Effect(
+        row["key"],
+        row["grp"],
+        State(row["state"]),
+        Place(row["topic"], row["partition"]),
+        row["record_offset"],
+        row["at_ms"],
+        row["answer"],
+        row["parts"],
+        row["total"],
+    )
+
+
+# ------------------------------------------------------------------ beside the ledger
+
+
+async def write_status(tx: Tx, now_ms: int, document: str) -> None:
+    """Keep what the commands show: one row, replaced."""
+    await tx.execute(
+        "insert into status (one, at_ms, document) values (true, $1, $2)"
+        " on conflict (one) do update set at_ms = excluded.at_ms, document = excluded.document",
+        now_ms,
+        document,
+    )
+
+
+async def untold(tx: Tx, limit: int = 500) -> Sequence[Any]:
+    """Read verdicts that were not published yet, oldest first."""
+    return await tx.fetch(
+        "select verdict_id, key, grp, edge, state, topic, partition, record_offset, subject,"
+        " name, judged_ms, note"
+        " from verdicts where not told order by verdict_id limit $1",
+        limit,
+    )
+
+
+async def mark_told(tx: Tx, verdict_ids: Sequence[int]) -> None:
+    """Note that Kafka has acknowledged these verdicts."""
+    await tx.execute("update verdicts set told = true where verdict_id = any($1::bigint[])", verdict_ids)
+
+
+async def prune(tx: Tx, before_ms: int, limit: int = 20_000) -> list[tuple[str, bytes]]:
+    """Delete settled rows older than that, never open or lost ones; gives the counts that went."""
+    for table, condition in (
+        ("handoffs", "at_ms < $1 and state in ('discharged', 'closed', 'recovered', 'waived')"),
+        ("acts", "at_ms < $1"),
+        ("verdicts", "judged_ms < $1 and told"),
+        ("blind", "seen_ms < $1"),
+    ):
+        await tx.execute(
+            f"delete from {table} where ctid = any(array(select ctid from {table} where"
+            f" {condition} limit $2))",
+            before_ms,
+            limit,
+        )
+    rows = await tx.fetch(
+        "delete from counts where ctid = any(array(select ctid from counts where changed_ms < $1"
+        " and cardinality(missing) = 0 limit $2)) returning writer, subject",
+        before_ms,
+        limit,
+    )
+    return [(row["writer"], row["subject"]) for row in rows]
