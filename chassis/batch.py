@@ -6,21 +6,21 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from chassis import outbox, plan
+from chassis import failpoints, inbox, outbox, plan
 from chassis.clock import monotonic, utc_now
 from chassis.failpoints import reach
 from chassis.faults import Bug, backoff, is_data_fault, is_transient
 from chassis.fold import Fold, Input
 from chassis.inbox import Seen, digest_of, seen_before
 from chassis.log import get_logger
-from chassis.message import PassedOver, Poison, Writer, read
+from chassis.message import PASSED_OVER, PassedOver, Poison, Writer, read
 from chassis.metrics import StageMetrics
 from chassis.plan import Plan
 from chassis.postgres import Database, Tx
 from chassis.roots import new_batch_id
 from chassis.stage import Stage
 from chassis.step import Event
-from chassis.transport import Outgoing, Place, Publisher, Reader, Record
+from chassis.transport import SENT_AGAIN, Outgoing, Place, Publisher, Reader, Record
 from chassis.vault import SealRecord
 
 ACKNOWLEDGE_EVERY = 0.05
@@ -34,6 +34,7 @@ class _Stored(NamedTuple):
     plan: Plan | None
     resend: list[int]
     offsets: dict[Place, int]
+    repeat: dict[int, set[str]]
 
 
 class Pass:
@@ -68,6 +69,8 @@ class Pass:
         retried for ever; nothing is acknowledged meanwhile.
         """
         started = monotonic()
+        if failpoints.ARMED:
+            await self._commit_too_early(records, reader)
         for wait in backoff():
             try:
                 await self._handle(records, reader)
@@ -76,6 +79,17 @@ class Pass:
             else:
                 self._metrics.passed(len(records), monotonic() - started)
                 return
+
+    async def _commit_too_early(self, records: Sequence[Record], reader: Reader) -> None:
+        """In a test, be what this class exists not to be: commit before the work, or halfway, and die."""
+        handled = records[: len(records) // 2] if failpoints.loses("rest", "batch") else []
+        if handled or failpoints.loses("commit", "batch"):
+            await self.settle()
+            if handled:
+                await self._handle(handled, reader)
+                await self.settle()
+            await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
+            failpoints.die()
 
     async def settle(self) -> None:
         """Return when everything that was stored is sent, marked and committed."""
@@ -204,16 +218,18 @@ class Pass:
         readable = [read(record, self._handled) for record in records]
         for index, poison in (condemned or {}).items():
             readable[index] = poison
+        if failpoints.ARMED:
+            readable = [_unless_lost(item) for item in readable]
         if all(isinstance(item, PassedOver) for item in readable):
-            return _Stored(None, [], offsets)
+            return _Stored(None, [], offsets, {})
         current = Plan(new_batch_id(), utc_now())
         async with self._database.transaction() as tx:
-            resend = await self._decide(tx, current, records, readable)
+            resend, repeat = await self._decide(tx, current, records, readable)
             await reach("before_store")
             await plan.write(tx, current, self._stage.phase)
         await reach("after_store")
         self._metrics.decided(current)
-        return _Stored(current, resend, offsets)
+        return _Stored(current, resend, offsets, repeat)
 
     async def _decide(
         self,
@@ -221,10 +237,11 @@ class Pass:
         current: Plan,
         records: Sequence[Record],
         readable: Sequence[Event[Any] | Poison | PassedOver],
-    ) -> list[int]:
+    ) -> tuple[list[int], dict[int, set[str]]]:
         fold = Fold(self._stage, self._writer, current, self._seal)
         inputs, repeated = _distinct(records, readable)
         seen = await seen_before(tx, [item.event.uid for item in inputs])
+        repeat = await self._sent_again(tx, inputs, seen)
         fresh = [item for item in inputs if item.event.uid not in seen]
         repeated += [item for item in inputs if item.event.uid in seen]
         keys = list({item.event.key for item in fresh})
@@ -245,7 +262,25 @@ class Pass:
             fold.quarantine(item.record, reuse, item.event)
         fold.finish()
         self._metrics.repeated(len(repeated))
-        return sorted({known.batch for known in seen.values() if known.unpublished})
+        return sorted({known.batch for known in seen.values() if known.unpublished}), repeat
+
+    @staticmethod
+    async def _sent_again(tx: Tx, inputs: Sequence[Input], seen: dict[UUID, Seen]) -> dict[int, set[str]]:
+        """What an operator sends again: dead inputs are decided anew, others' effects are said again."""
+        again = [
+            item for item in inputs if item.event.uid in seen and SENT_AGAIN in dict(item.record.headers)
+        ]
+        dead = [item.event.uid for item in again if seen[item.event.uid].dead]
+        if dead:
+            await inbox.forget(tx, dead)
+        repeat: dict[int, set[str]] = {}
+        for item in again:
+            known = seen[item.event.uid]
+            if known.dead:
+                del seen[item.event.uid]
+            else:
+                repeat.setdefault(known.batch, set()).add(item.event.name)
+        return repeat
 
     async def _expect_parked(self, tx: Tx, fold: Fold, keys: list[str]) -> None:
         """Waiting inputs matter when their case appears, or when their time is up."""
@@ -265,13 +300,23 @@ class Pass:
             # Handled before, but not sent: a dead process left them. Before anything newer.
             async with self._database.session() as tx:
                 messages += await outbox.messages_of(tx, stored.resend)
+        if stored.repeat:
+            async with self._database.session() as tx:
+                messages += await outbox.said_for(tx, stored.repeat)
         if stored.plan is not None and stored.plan.outgoing:
             messages += stored.plan.outgoing
             batches.append(stored.plan.batch)
+        if failpoints.ARMED:
+            messages = failpoints.survivors(messages)
         if messages:
             await self._publisher.publish(messages)
             await reach("after_publish")
         return batches
+
+
+def _unless_lost(item: Event[Any] | Poison | PassedOver) -> Event[Any] | Poison | PassedOver:
+    """In a test, a stage may swallow what it should handle."""
+    return PASSED_OVER if isinstance(item, Event) and failpoints.loses("input", item.name) else item
 
 
 def _distinct(

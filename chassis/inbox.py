@@ -10,11 +10,17 @@ from chassis.postgres import Tx
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An input that was handled before: in which batch, with which content, sent or not."""
+    """An input that was handled before: in which batch, with which content, how it ended, sent or not."""
 
     batch: int
     digest: int
+    outcome: str
     unpublished: bool
+
+    @property
+    def dead(self) -> bool:
+        """Whether it could not be handled then."""
+        return self.outcome.startswith("dead")
 
 
 def digest_of(value: bytes | None) -> int:
@@ -25,8 +31,13 @@ def digest_of(value: bytes | None) -> int:
 async def seen_before(tx: Tx, event_ids: Sequence[UUID]) -> dict[UUID, Seen]:
     """Find which of these inputs were handled already."""
     rows = await tx.fetch(
-        "select event_id, batch, digest, u.batch is not null as unpublished"
+        "select event_id, batch, digest, outcome, u.batch is not null as unpublished"
         " from inbox left join unpublished u using (batch) where event_id = any($1::uuid[])",
         event_ids,
     )
-    return {row["event_id"]: Seen(row["batch"], row["digest"], row["unpublished"]) for row in rows}
+    return {row["event_id"]: Seen(*list(row.values())[1:]) for row in rows}
+
+
+async def forget(tx: Tx, event_ids: Sequence[UUID]) -> None:
+    """Let these inputs be handled as if they had never come: an operator sends dead ones again."""
+    await tx.execute("delete from inbox where event_id = any($1::uuid[])", event_ids)

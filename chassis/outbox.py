@@ -1,6 +1,6 @@
 """Said once: the messages of a stage, kept with the state change that caused them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from chassis.postgres import Tx
@@ -62,6 +62,25 @@ async def messages_of(tx: Tx, batches: Sequence[int]) -> list[Outgoing]:
         batches,
     )
     return [Outgoing(row["topic"], row["key"], row["value"], unpack(row["headers"])) for row in rows]
+
+
+async def said_for(tx: Tx, causes: Mapping[int, set[str]]) -> list[Outgoing]:
+    """Read what was said, sent or not, on account of certain inputs; `causes` names them by their batch.
+
+    A batch's receipts are one message for many inputs: it comes along with any of them.
+    """
+    rows = await tx.fetch(
+        "select batch, topic, key, headers, value from outbox where batch = any($1::bigint[])"
+        " order by batch, ordinal",
+        list(causes),
+    )
+    found = []
+    for row in rows:
+        headers = unpack(row["headers"])
+        cause = dict(headers).get("ce_causationid")
+        if cause is None or cause.decode(errors="replace") in causes[row["batch"]]:
+            found.append(Outgoing(row["topic"], row["key"], row["value"], headers))
+    return found
 
 
 async def mark_published(tx: Tx, batches: Sequence[int]) -> None:

@@ -9,6 +9,10 @@ from typing import NamedTuple, Protocol, TypeAlias
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
 
+SENT_AGAIN = "hotline-redrive"
+"""A header that says: an operator sends this record again, because its effect is missing."""
+
+
 class Place(NamedTuple):
     """One partition of one topic."""
 

@@ -30,6 +30,7 @@ HEADERS: dict[str, str] = {
     "ce_sequenceof": "what the sequence counts for, where that is not the record's key",
     "ce_handoffk": "k of n outputs of one input",
     "ce_handoffn": "n of n outputs of one input",
+    "hotline-redrive": "present when an operator sends a record again, under the same id",
     "traceparent": "W3C trace context, handed on when present",
 }
 REQUIRED_HEADERS = ("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "content-type")

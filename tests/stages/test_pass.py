@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ from chassis.memory import MemoryLog, MemorySubscription
 from chassis.metrics import StageMetrics
 from chassis.relay import Keep, Relay, prune
 from chassis.roots import new_id
-from chassis.transport import Outgoing, Place
+from chassis.transport import SENT_AGAIN, Outgoing, Place
 from chassis.vault import Vault
 from schemas.operations import LetterDied, ReceiptsGiven
 from services.intake.app import STAGE, number_cases
@@ -434,3 +434,66 @@ async def test_a_case_that_moved_after_it_was_read_is_read_and_decided_again(rig
     assert rig.metrics.registry.get_sample_value("pipeline_retries_total", retries) == 1
     assert len({headers_of(record)["ce_id"] for record in rig.log.records("intake.cases")}) == 1
     assert sum((await rig.outcomes()).values()) == 4
+
+
+def again(item):
+    return item._replace(headers=[*item.headers, (SENT_AGAIN, b"1")])
+
+
+async def test_what_an_operator_sends_again_is_said_again_under_the_same_ids_and_changes_nothing(rig):
+    request = message(record_request())
+    rig.put(*a_call())
+    await rig.drain()
+    rig.put(request)
+    await rig.drain()
+    (first,) = rig.log.records("intake.cases")
+    rig.put(again(request))
+    rig.put(again(request))
+    await rig.drain()
+    said = rig.log.records("intake.cases")
+    assert {headers_of(record)["ce_id"] for record in said} == {headers_of(first)["ce_id"]}
+    assert len(said) >= 2
+    assert (await rig.outcomes())["caused"] == 1
+    assert await rig.rows("select 1 from unpublished") == []
+
+
+async def test_a_receipt_that_was_lost_is_given_again(rig):
+    call = message(offered())
+    rig.put(call)
+    await rig.drain()
+    rig.log.places = {
+        place: [] if place.topic == "ops.receipts" else kept for place, kept in rig.log.places.items()
+    }
+    rig.log.places = defaultdict(list, rig.log.places)
+    rig.put(again(call))
+    await rig.drain()
+    assert dict(call.headers)["ce_id"].decode() in rig.receipts()
+
+
+async def test_a_dead_input_that_is_sent_again_is_decided_anew(rig):
+    call = message(offered())
+    rig.put(call)
+    await rig.drain()
+    async with rig.database.session() as tx:
+        await tx.execute("update inbox set outcome = 'dead:because'")
+    rig.put(again(call))
+    await rig.drain()
+    assert await rig.outcomes() == Counter({"ignored:offered": 1}) or (await rig.outcomes())["noted"] == 1
+
+
+async def test_a_test_can_make_a_stage_lose_and_knows_what_it_lost(rig, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOTLINE_LOSSES", str(tmp_path / "losses"))
+    monkeypatch.setattr(failpoints, "ARMED", {"lose_input": "first:1", "lose_output": "every:1"})
+    monkeypatch.setattr(failpoints, "_counted", {})
+    ring, request = message(offered()), message(record_request())
+    rig.put(ring)
+    await rig.drain()
+    rig.put(message(answered()), message(ended()))
+    await rig.drain()
+    rig.put(request)
+    await rig.drain()
+    lost = dict(line.split() for line in (tmp_path / "losses").read_text().splitlines())
+    ids = {"input": ring, "output": request}
+    assert lost == {kind: dict(item.headers)["ce_id"].decode() for kind, item in ids.items()}
+    assert rig.log.records("intake.cases") == []
+    assert lost["input"] not in rig.receipts()
