@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from chassis.faults import Misconfigured, Transient
-
-FINE, PROBLEM, USAGE, UNREACHABLE = 0, 1, 2, 3
+from cli import handoffs
+from cli.verbs import FINE, PROBLEM, UNREACHABLE, UP, USAGE, Folder, Json, run, say
 
 app = typer.Typer(
     name="hotline",
@@ -27,12 +27,8 @@ topics_app = typer.Typer(help="Kafka topics as the contract declares them.", no_
 app.add_typer(case_app, name="case")
 app.add_typer(events_app, name="events")
 app.add_typer(topics_app, name="topics")
+handoffs.register(app)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
-Folder = Annotated[
-    Path, typer.Option("--dir", help="Where this hotline keeps its files.", envvar="HOTLINE_DIR")
-]
-_UP = Path(".run/up")
 _DEMO = Path(".run/demo")
 
 
@@ -41,6 +37,7 @@ def demo(
     calls: Annotated[int, typer.Option(min=0, help="Calls to generate beyond the recording.")] = 0,
     rate: Annotated[float, typer.Option(min=0.1, help="Generated calls per second, on average.")] = 50.0,
     seed: Annotated[int, typer.Option(help="Seed of the generated calls.")] = 1,
+    drop: Annotated[int, typer.Option(min=0, help="Let the router swallow so many handoffs.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards.")] = False,
     within: Annotated[float, typer.Option(min=5, help="Give up after so many seconds without news.")] = 20.0,
     folder: Folder = _DEMO,
@@ -50,16 +47,16 @@ def demo(
     from cli import show
     from cli.demo import Demo, Load
 
-    summary = _run(Demo(folder, Load(calls, rate, seed), show.progress).run(within, keep=keep))
+    summary = run(Demo(folder, Load(calls, rate, seed, drop), show.progress).run(within, keep=keep))
     show.as_json(summary) if json else show.demo_summary(summary)
     raise typer.Exit(FINE if summary["complete"] else PROBLEM)
 
 
 @app.command()
-def up(folder: Folder = _UP, json: Json = False) -> None:
-    """Start the stack and the four stages in the background; a second `up` goes on where it was."""
+def up(folder: Folder = UP, json: Json = False) -> None:
+    """Start the stack, the stages and the observer in the background; a second `up` goes on where it was."""
     from cli import show
-    from cli.world import World
+    from cli.world import PROCESSES, World
 
     world = World(folder, show.progress)
 
@@ -68,15 +65,16 @@ def up(folder: Folder = _UP, json: Json = False) -> None:
         await world.prepare(place)
         show.progress("starting the stages that do not run")
         await asyncio.to_thread(world.start_stages, place)
-        await world.wait_ready()
+        await asyncio.to_thread(world.start_observer, place)
+        await world.wait_ready(stages=PROCESSES)
         return await _overview(world)
 
-    overview = _run(work())
+    overview = run(work())
     show.as_json(overview) if json else show.status(overview, hints=True)
 
 
 @app.command()
-def down(folder: Folder = _UP, json: Json = False) -> None:
+def down(folder: Folder = UP, json: Json = False) -> None:
     """Stop the stages and the stack; what is not finished goes on at the next `up`."""
     from cli import show
     from cli.world import World
@@ -92,36 +90,38 @@ def down(folder: Folder = _UP, json: Json = False) -> None:
 
 
 @app.command()
-def status(folder: Folder = _UP, json: Json = False) -> None:
+def status(folder: Folder = UP, json: Json = False) -> None:
     """What runs, where, lag per group, and whether each process makes progress."""
     from cli import show
     from cli.world import World
 
-    overview = _run(_overview(World(folder)))
+    overview = run(_overview(World(folder)))
     show.as_json(overview) if json else show.status(overview)
     fine = all(stage["state"] in ("ok", "catching up") for stage in overview["stages"].values())
+    fine = fine and overview["observer"]["state"] == "ok"
     raise typer.Exit(FINE if fine else PROBLEM)
 
 
 async def _overview(world: Any) -> dict[str, Any]:
-    from cli.status import department_lag, stack_status, stage_status
+    from cli.status import department_lag, observer_status, stack_status, stage_status
 
     return {
         "folder": str(world.folder),
         "stack": stack_status(world),
         "stages": await stage_status(world),
+        "observer": await observer_status(world),
         "departments": await department_lag(world),
     }
 
 
 @app.command()
-def doctor(folder: Folder = _UP, json: Json = False) -> None:
+def doctor(folder: Folder = UP, json: Json = False) -> None:
     """Check this machine and the configuration; says what is wrong and what to do."""
     from cli import show
     from cli.status import examine
     from cli.world import World
 
-    found = _run(examine(World(folder)))
+    found = run(examine(World(folder)))
     if json:
         show.as_json(
             [{"fine": fine, "what": what, "next": "" if fine else next_} for fine, what, next_ in found]
@@ -132,19 +132,19 @@ def doctor(folder: Folder = _UP, json: Json = False) -> None:
 
 
 @app.command()
-def migrate(folder: Folder = _UP) -> None:
+def migrate(folder: Folder = UP) -> None:
     """Bring the topics and the database schemas up to date."""
     from cli import show
     from cli.world import World
 
     world = World(folder, show.progress)
-    _run(world.prepare(world.place()))
+    run(world.prepare(world.place()))
 
 
 @case_app.command("show")
 def case_show(
     asked: Annotated[str, typer.Argument(metavar="ID|NUMBER", help="Case id, case number C-…, or call id.")],
-    folder: Folder = _UP,
+    folder: Folder = UP,
     json: Json = False,
 ) -> None:
     """Print a case's history in order, with the time between steps."""
@@ -165,10 +165,10 @@ def case_show(
             "history": [line.as_json(at) for line, at in zip(lines, before, strict=False)],
         }
 
-    found = _run(work())
+    found = run(work())
     if found is None:
         raise typer.Exit(
-            _say("no such case", f"nobody has said anything about {asked}", "hotline events tail", PROBLEM)
+            say("no such case", f"nobody has said anything about {asked}", "hotline events tail", PROBLEM)
         )
     show.as_json(found) if json else show.case(found)
 
@@ -178,48 +178,37 @@ def events_tail(
     case: Annotated[str, typer.Option("--case", help="Only this case.")] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what comes.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Print at most so many.")] = 200,
-    folder: Folder = _UP,
+    folder: Folder = UP,
     json: Json = False,
 ) -> None:
     """Print events as they are on the topics: headers only, no personal data."""
     from cli.tail import tail
     from cli.world import World
 
-    _run(tail(World(folder).place(), case, follow=follow, limit=limit, as_json=json))
+    run(tail(World(folder).place(), case, follow=follow, limit=limit, as_json=json))
 
 
 @topics_app.command("apply")
-def topics_apply(folder: Folder = _UP, json: Json = False) -> None:
+def topics_apply(folder: Folder = UP, json: Json = False) -> None:
     """Create missing topics and partitions."""
     from chassis.kafka import apply_topics
     from cli import show
     from cli.world import World
 
-    done = _run(apply_topics(World(folder).place().kafka))
+    done = run(apply_topics(World(folder).place().kafka))
     show.as_json(done) if json else show.lines(done or ["nothing to do"])
 
 
 @topics_app.command("check")
-def topics_check(folder: Folder = _UP, json: Json = False) -> None:
+def topics_check(folder: Folder = UP, json: Json = False) -> None:
     """Compare the cluster's topics with the contract."""
     from chassis.kafka import check_topics
     from cli import show
     from cli.world import World
 
-    faults = _run(check_topics(World(folder).place().kafka))
+    faults = run(check_topics(World(folder).place().kafka))
     show.as_json(faults) if json else show.lines(faults or ["topics are as declared"])
     raise typer.Exit(PROBLEM if faults else FINE)
-
-
-def _run(work: Any) -> Any:
-    """Run asynchronous work quietly."""
-    import logging
-
-    from chassis.log import configure
-
-    configure("WARNING")
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    return asyncio.run(work)
 
 
 def main() -> None:
@@ -233,26 +222,21 @@ def main() -> None:
     except typer.Abort:
         code = PROBLEM
     except Misconfigured as error:
-        code = _say("not usable as configured", str(error), "hotline doctor", USAGE)
+        code = say("not usable as configured", str(error), "hotline doctor", USAGE)
     except (CannotReach, Transient, ConnectionError, TimeoutError) as error:
-        code = _say("cannot reach a part", str(error) or type(error).__name__, "hotline status", UNREACHABLE)
+        code = say("cannot reach a part", str(error) or type(error).__name__, "hotline status", UNREACHABLE)
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "show"):
             error.show()
             code = USAGE
         elif type(error).__name__ == "StackError":
-            code = _say("the local stack did not start", str(error), "hotline doctor", UNREACHABLE)
+            code = say("the local stack did not start", str(error), "hotline doctor", UNREACHABLE)
         else:
             if os.environ.get("HOTLINE_DEBUG"):
                 raise
-            code = _say(type(error).__name__, str(error)[:500], "HOTLINE_DEBUG=1 shows where", PROBLEM)
+            code = say(type(error).__name__, str(error)[:500], "HOTLINE_DEBUG=1 shows where", PROBLEM)
     sys.stdout.flush()
     sys.exit(code)
-
-
-def _say(what: str, why: str, next_step: str, code: int) -> int:
-    print(f"hotline: {what}\n  {why}\n  next: {next_step}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from typing import Any
 from chassis.clock import monotonic, utc_now
 from chassis.kafka import KafkaPublisher
 from cli.people import People
+from cli.proof import Proof
 from cli.tally import Counting
 from cli.traffic import Telephony, generated, recorded
-from cli.world import Place, World
+from cli.world import PROCESSES, Place, World
 
 DEMO_TIMES: Mapping[str, str] = {"HOTLINE_RATE_WITHIN": "PT3S", "HOTLINE_SETTLE": "PT1S"}
 """In the demo customers who stay silent are waited for three seconds instead of seven days."""
@@ -26,6 +27,7 @@ class Load:
     calls: int = 0
     rate: float = 50.0
     seed: int = 1
+    drop: int = 0
 
 
 class Demo:
@@ -43,9 +45,9 @@ class Demo:
         try:
             place = await asyncio.to_thread(self.world.start_stack)
             await self.world.prepare(place)
-            self._progress("starting the four stages")
-            await asyncio.to_thread(self.world.start_stages, place, DEMO_TIMES)
-            await self.world.wait_ready()
+            self._progress("starting the four stages and the observer")
+            await asyncio.to_thread(self._start, place)
+            await self.world.wait_ready(stages=PROCESSES)
             ready = monotonic()
             summary = await self._play(place, within)
         finally:
@@ -55,6 +57,19 @@ class Demo:
         summary["seconds"] = round(monotonic() - started, 1)
         summary["seconds_playing"] = round(monotonic() - ready, 1)
         return summary
+
+    def _start(self, place: Place) -> None:
+        if self._load.drop:
+            # A failpoint of the router's alone; without the test setting it does not exist.
+            swallow = {"HOTLINE_TESTING": "1", "HOTLINE_FAILPOINTS": f"lose_input=first:{self._load.drop}"}
+            losses = {"HOTLINE_LOSSES": str(self._losses)}
+            self.world.start_stages(place, {**DEMO_TIMES, **swallow, **losses}, ("router",))
+        self.world.start_stages(place, DEMO_TIMES)
+        self.world.start_observer(place)
+
+    @property
+    def _losses(self) -> Path:
+        return self.world.folder / "losses"
 
     def _fresh(self) -> None:
         self._down()
@@ -75,11 +90,15 @@ class Demo:
             self._progress(f"replaying the recorded PBX: {len(facts)} call events")
             await telephony.replay(facts)
             playing = asyncio.create_task(self._play_load(telephony))
+            ledger = Proof(self.world, place, self._losses, self._progress)
+            if self._load.drop:
+                await ledger.mend(self._load.drop, within)
             await self._count(counting, playing, within)
+            found = await ledger.verdict()
         finally:
             await asyncio.gather(people.stop(), counting.stop(), publisher.stop())
             await vault.close()
-        return _result(counting)
+        return _result(counting, found)
 
     async def _play_load(self, telephony: Telephony) -> None:
         load = self._load
@@ -111,10 +130,19 @@ class Demo:
                     return
 
 
-def _result(counting: Counting) -> dict[str, Any]:
+def _result(counting: Counting, ledger: dict[str, Any]) -> dict[str, Any]:
     tally = counting.tally
-    summary = tally.summary()
+    summary = {**tally.summary(), "ledger": ledger}
     missing = []
+    if ledger["blind"]:
+        missing.append(f"the observer is blind: {ledger['blind']}")
+    if ledger["false"]:
+        missing.append(f"the observer named {ledger['false']} handoffs that were not lost")
+    if ledger["found"] < ledger["injected"] or ledger["recovered"] < ledger["found"]:
+        missing.append(
+            f"of {ledger['injected']} swallowed handoffs {ledger['found']} were named,"
+            f" {ledger['recovered']} recovered"
+        )
     if tally.offered - tally.ended:
         missing.append(f"{len(tally.offered - tally.ended)} calls did not end")
     if tally.unexplained_calls:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 out = Console()
 err = Console(stderr=True)
 
+_LEDGER = "Ledger · 交接账"
 _NAMES = {
     "calls": "Calls · 来电",
     "cases": "Cases · 工单",
@@ -40,6 +42,7 @@ def demo_summary(summary: dict[str, Any]) -> None:
         table.add_row(
             name, "  ".join(f"{word.replace('_', ' ')} {count}" for word, count in summary[key].items())
         )
+    table.add_row(_LEDGER, _ledger(summary["ledger"]))
     for milestone, times in summary["latency_ms"].items():
         figures = "  ".join(
             f"{name} {value:g} ms" if value is not None else f"{name} — (too few cases)"
@@ -54,6 +57,14 @@ def demo_summary(summary: dict[str, Any]) -> None:
         )
     for line in summary["missing"]:
         out.print(f"[red]✗ {line}[/red]")
+
+
+def _ledger(found: dict[str, Any]) -> str:
+    counts = "  ".join(f"{word} {found[word]}" for word in ("injected", "found", "false", "recovered"))
+    times = found["detection_s"]
+    if times["p50"] is None:
+        return f"{counts}  {found['edges']} edges, nothing lost"
+    return f"{counts}  named within p50 {times['p50']:g} s, max {times['max']:g} s"
 
 
 def lines(texts: list[str]) -> None:
@@ -81,6 +92,9 @@ def status(overview: dict[str, Any], *, hints: bool = False) -> None:
             _or_dash(stage["lag"]),
             _or_dash(stage["handled"]),
         )
+    watcher = overview["observer"]
+    lost = "" if watcher["lost"] is None else f"{watcher['lost']} lost"
+    table.add_row("observer", watcher["state"], _or_dash(watcher["pid"]), watcher["log"], "", lost)
     for code, lag in overview["departments"].items():
         table.add_row(
             f"department.{code}",
@@ -136,3 +150,173 @@ def events(rows: list[dict[str, Any]], *, as_json: bool) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+# ------------------------------------------------------------------ handoffs and lag
+
+
+def banner(seen: Any) -> None:
+    """Print the verdict on the whole: lost, blind, or nothing lost."""
+    if seen.lost:
+        out.print(f"[bold red]{seen.lost} LOST[/bold red]  → hotline lost list · hotline lost explain ID")
+    if seen.blind:
+        out.print(f"[bold yellow]BLIND[/bold yellow] {seen.blind}: what happens now cannot be told")
+    elif not seen.lost:
+        out.print(f"[green]NOTHING LOST[/green]{_canary(seen)}", highlight=False)
+    if seen.dead:
+        out.print(f"[yellow]{seen.dead} dead letters[/yellow]  → hotline dead list")
+
+
+def _canary(seen: Any) -> str:
+    canary = seen.document.get("canary") or {}
+    if not canary.get("flagged_ms"):
+        return " · the canary has not sung yet"
+    ago = (seen.at_ms - canary["flagged_ms"]) / 1000
+    took = canary.get("detection_ms")
+    found = "" if took is None else f", named in {took / 1000:.1f} s"
+    return f" · the observer lives (canary {ago:.0f} s ago{found})"
+
+
+def matrix(rows: list[dict[str, Any]]) -> None:
+    """Print every edge with what is open, late, lost on it; quiet edges in one line."""
+    columns = (
+        "dropped",
+        "partial",
+        "expired unread",
+        "dead lettered",
+        "overdue",
+        "timer lost",
+        "sequence gap",
+    )
+    busy = [row for row in rows if row["open"] or any(row.get(name) for name in columns)]
+    table = Table("edge", "open", "oldest", *columns)
+    for row in sorted(busy, key=lambda row: (-sum(row.get(name, 0) for name in columns), row["edge"])):
+        oldest = "" if row["oldest_s"] is None else f"{row['oldest_s']:.1f} s"
+        table.add_row(
+            row["edge"], str(row["open"]), oldest, *(str(row.get(name, "") or "") for name in columns)
+        )
+    if busy:
+        out.print(table)
+    out.print(f"{len(rows) - len(busy)} edges have nothing open", highlight=False)
+
+
+def handoffs(rows: list[dict[str, Any]]) -> None:
+    """Print handoffs one by one."""
+    table = Table("since (UTC)", "state", "edge", "event", "case or call", "where")
+    for row in rows:
+        state = row["state"] + (f" {row['missing']}" if row["missing"] else "")
+        where = f"{row['topic']}/{row['partition']}/{row['offset']}"
+        table.add_row(row["at"][:23], state, row["edge"], row["event_id"], row["subject"], where)
+    out.print(table if rows else "none")
+
+
+def lag(rows: list[dict[str, Any]]) -> None:
+    """Print each group's lag, summed over its partitions, the worst word first."""
+    from observer.lag import SEVERITY, Word
+
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    table = Table()
+    table.add_column("group", no_wrap=True)
+    for column in ("status", "records", "oldest waits", "caught up in", "retention leaves"):
+        table.add_column(column)
+    for group, parts in sorted(groups.items()):
+        word = max((Word(part["word"]) for part in parts), key=SEVERITY.__getitem__)
+        table.add_row(
+            group,
+            word.value if word is Word.OK else f"[yellow]{word.value}[/yellow]",
+            _summed([part["records"] for part in parts]),
+            _longest([part["oldest_age_s"] for part in parts]),
+            _longest([part["drain_eta_s"] for part in parts]),
+            _least([part["retention_headroom_s"] for part in parts]),
+        )
+    out.print(table)
+
+
+def _summed(values: list[int | None]) -> str:
+    return "—" if any(value is None for value in values) else str(sum(value or 0 for value in values))
+
+
+def _longest(values: list[float | None]) -> str:
+    return "—" if any(value is None for value in values) else f"{max(value or 0.0 for value in values):.1f} s"
+
+
+def _least(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{min(known) / 3600:.1f} h" if known else "—"
+
+
+def explained(found: list[dict[str, Any]]) -> None:
+    """Print handoffs with their verdicts and the evidence."""
+    for handoff in found:
+        handoffs([handoff])
+        for verdict in handoff["verdicts"]:
+            committed = "—" if verdict["committed"] is None else verdict["committed"]
+            seen = f"; the group stood at {committed}, seen {verdict['commit_seen_at']}"
+            lines(
+                [
+                    f"verdict {verdict['verdict']}: {verdict['state']} at {verdict['judged_at']}{seen}",
+                    *([f"  {verdict['note']}"] if verdict["note"] else []),
+                    *(
+                        f"  read {mark['topic']}/{mark['partition']} to {mark['read']}, its end"
+                        f" was {mark['end']}"
+                        for mark in verdict["barrier"]
+                    ),
+                ]
+            )
+        lines(handoff.get("by_hand", []))
+        if "answers_found" in handoff:
+            lines(["checked again now: " + (", ".join(handoff["answers_found"]) or "no answer on any topic")])
+
+
+def redriven(rows: list[dict[str, Any]], *, dry_run: bool) -> None:
+    """Print what was sent again, and what could not be."""
+    for row in rows:
+        word = "would be sent" if dry_run and not row["why_not"] else "sent" if row["sent"] else "not sent"
+        lines(
+            [f"{word}  {row['event_id']}  {row['edge']}" + (f"  {row['why_not']}" if row["why_not"] else "")]
+        )
+    if not rows:
+        lines(["nothing to send"])
+
+
+def letters(found: list[dict[str, Any]]) -> None:
+    """Print dead letters with their reasons."""
+    for handoff in found:
+        letter = handoff["letter"] or {"reason": "—", "explanation": "not in quarantine", "first_seen": "—"}
+        where = f"{handoff['topic']}/{handoff['partition']}/{handoff['offset']}"
+        lines([f"{handoff['event_id']}  {where}", f"  {letter['reason']}: {letter['explanation']}"])
+
+
+def skip(plan: Any, *, dry_run: bool) -> None:
+    """Print what a skip does."""
+    for place, (now, then) in plan.moves.items():
+        lines([f"{place.topic}/{place.partition}: from {now} to {then}"])
+    word = "would become dropped" if dry_run or plan.objections else "become dropped"
+    lines([f"{len(plan.drops)} handoffs {word}"])
+    handoffs(plan.drops)
+    for objection in plan.objections:
+        out.print(f"[red]refused:[/red] {objection}")
+
+
+def action(one: Any) -> dict[str, Any]:
+    """Write an operator's action for a script."""
+    return {
+        "number": one.number,
+        "at_ms": one.at_ms,
+        "actor": one.actor,
+        "verb": one.verb,
+        "target": json.loads(one.target),
+        "reason": one.reason,
+        "hash": one.hash,
+    }
+
+
+def actions(chain: list[Any]) -> None:
+    """Print what operators did."""
+    table = Table("number", "time (UTC)", "who", "verb", "how many", "why")
+    for one in chain:
+        at = datetime.fromtimestamp(one.at_ms / 1000, tz=UTC).isoformat(timespec="seconds")
+        table.add_row(str(one.number), at, one.actor, one.verb, str(len(json.loads(one.target))), one.reason)
+    out.print(table if chain else "nobody has done anything")

@@ -13,7 +13,8 @@ from typing import Any
 from chassis.faults import Misconfigured, Transient
 from chassis.kafka import check_topics, lag_of
 from chassis.postgres import Database
-from cli.world import CannotReach, World
+from cli import ledger
+from cli.world import OBSERVER, CannotReach, World
 from schemas.topics import DEPARTMENTS, STAGES, inputs_of
 
 
@@ -51,6 +52,21 @@ def _word(pid: int | None, health: dict[str, Any], lag: int | None) -> str:
     if lag and health.get("last_commit_s", 0) > 30:
         return "not moving"
     return "catching up" if lag else "ok"
+
+
+async def observer_status(world: World) -> dict[str, Any]:
+    """Say whether the observer runs, whether it can be believed, and what it has found lost."""
+    pid = world.pid_of(OBSERVER)
+    found: dict[str, Any] = {"pid": pid, "log": str(world.folder / f"{OBSERVER}.log"), "lost": None}
+    try:
+        async with ledger.session(world.place()) as tx:
+            seen = await ledger.overview(tx)
+    except (CannotReach, Transient, OSError) as error:
+        return {**found, "state": "stopped" if pid is None else f"blind: {error}"}
+    found["lost"] = seen.lost
+    if pid is None:
+        return {**found, "state": "stopped"}
+    return {**found, "state": f"blind: {seen.blind}" if seen.blind else "lost" if seen.lost else "ok"}
 
 
 async def department_lag(world: World) -> dict[str, int | None]:

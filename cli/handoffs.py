@@ -1,0 +1,375 @@
+"""The operators' verbs: what is lost or late, why that is proved, and what to do about it.
+
+Exit codes: 0 nothing lost, 1 something is lost, 2 usage, 3 cannot reach, 4 blind: nobody can say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from cli import show
+from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
+
+BLIND = 4
+
+lost_app = typer.Typer(help="Handoffs that are proved to be lost.", no_args_is_help=True)
+dead_app = typer.Typer(help="Records that could not be handled.", no_args_is_help=True)
+group_app = typer.Typer(help="Consumer groups.", no_args_is_help=True)
+audit_app = typer.Typer(help="What operators did.", no_args_is_help=True)
+
+Ids = Annotated[list[str], typer.Argument(metavar="ID…", help="Event ids.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept for ever.", prompt=True)]
+By = Annotated[str, typer.Option("--by", help="Who; the account's name if nobody is named.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    app.command()(handoffs)
+    app.command()(lag)
+    app.command()(redrive)
+    app.command()(waive)
+    app.add_typer(lost_app, name="lost")
+    app.add_typer(dead_app, name="dead")
+    app.add_typer(group_app, name="group")
+    app.add_typer(audit_app, name="audit")
+
+
+def handoffs(
+    state: Annotated[str, typer.Option(help="Only these: open, late, dropped, partial, overdue, …")] = "",
+    edge: Annotated[str, typer.Option(help="Only this edge, for example intake.case-recorded→router.")] = "",
+    limit: Annotated[int, typer.Option(min=1)] = 200,
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """What is open, late, lost on each edge; with --state or --edge, the handoffs one by one."""
+    from cli import ledger
+    from cli.world import World
+    from observer.ledger import State
+
+    known = {"late", *(known.value for known in State)}
+    wanted = [word.strip() for word in state.split(",") if word.strip()]
+    if unknown := set(wanted) - known:
+        raise typer.Exit(
+            say(f"no such state: {', '.join(unknown)}", f"one of {', '.join(sorted(known))}", "", USAGE)
+        )
+
+    async def work() -> tuple[Any, list[dict[str, Any]]]:
+        async with ledger.session(World(folder).place()) as tx:
+            seen = await ledger.overview(tx)
+            if wanted or edge:
+                return seen, await ledger.listed(tx, wanted or [*ledger.UNSETTLED], edge, limit)
+            return seen, await ledger.matrix(tx, seen)
+
+    seen, rows = run(work())
+    one_by_one = bool(wanted or edge)
+    if json:
+        show.as_json({**seen.as_json(), "handoffs" if one_by_one else "edges": rows})
+    else:
+        show.banner(seen)
+        show.handoffs(rows) if one_by_one else show.matrix(rows)
+    raise typer.Exit(_code(seen))
+
+
+def lag(
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second.")] = False,
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """How far behind each consumer group is: records, age of the oldest, when it will have caught up."""
+    from cli import ledger
+    from cli.world import World
+
+    async def work() -> Any:
+        async with ledger.session(World(folder).place()) as tx:
+            return await ledger.overview(tx)
+
+    while True:
+        seen = run(work())
+        rows = seen.document.get("lag", [])
+        if json:
+            show.as_json({**seen.as_json(), "lag": rows})
+        else:
+            if watch:
+                show.out.clear()
+            show.banner(seen)
+            show.lag(rows)
+        if not watch:
+            break
+        time.sleep(1)
+    fine = not seen.blind and all(row["word"] in {"ok", "catching up"} for row in rows)
+    raise typer.Exit(BLIND if seen.blind else FINE if fine else PROBLEM)
+
+
+def _code(seen: Any) -> int:
+    """Blind comes first: who cannot see must not say that nothing is lost."""
+    return PROBLEM if seen.lost else BLIND if seen.blind else FINE
+
+
+# ------------------------------------------------------------------ lost
+
+
+@lost_app.command("list")
+def lost_list(
+    edge: Annotated[str, typer.Option(help="Only this edge.")] = "",
+    limit: Annotated[int, typer.Option(min=1)] = 200,
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Every handoff that is proved lost and neither recovered nor waived."""
+    from observer.ledger import LOST
+
+    _listing([state.value for state in LOST], edge, limit, folder, _code, json=json)
+
+
+def _listing(
+    states: Sequence[str],
+    edge: str,
+    limit: int,
+    folder: Any,
+    code: Any,
+    *,
+    json: bool,
+) -> None:
+    from cli import ledger
+    from cli.world import World
+
+    async def work() -> tuple[Any, list[dict[str, Any]]]:
+        async with ledger.session(World(folder).place()) as tx:
+            return await ledger.overview(tx), await ledger.listed(tx, states, edge, limit)
+
+    seen, rows = run(work())
+    if json:
+        show.as_json({**seen.as_json(), "handoffs": rows})
+    else:
+        show.banner(seen)
+        show.handoffs(rows)
+    raise typer.Exit(code(seen))
+
+
+@lost_app.command("show")
+def lost_show(ids: Ids, folder: Folder = UP, json: Json = False) -> None:
+    """Where handoffs stand, with every verdict that was given on them."""
+    _explained(ids, folder, json, by_hand=False, check=False)
+
+
+@lost_app.command("explain")
+def lost_explain(
+    ids: Ids,
+    check: Annotated[bool, typer.Option("--check", help="Read every answer topic again, now.")] = False,
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Why a loss is proved: the commit, the ends taken after it, how far was read; how to check by hand."""
+    _explained(ids, folder, json, by_hand=True, check=check)
+
+
+def _explained(ids: Sequence[str], folder: Any, json: bool, *, by_hand: bool, check: bool) -> None:  # noqa: FBT001
+    from cli import ledger, mend
+    from cli.world import World
+
+    async def work() -> list[dict[str, Any]]:
+        place = World(folder).place()
+        found = await mend.found_or_raise(place, ids)
+        for handoff in found:
+            async with ledger.session(place) as tx:
+                handoff["verdicts"] = await ledger.verdicts_of(tx, handoff)
+            if by_hand and handoff["verdicts"]:
+                handoff["by_hand"] = ledger.by_hand(place, handoff, handoff["verdicts"][-1])
+            if check:
+                handoff["answers_found"] = await ledger.check_again(place, handoff)
+        return found
+
+    found = run(work())
+    show.as_json(found) if json else show.explained(found)
+    lost = any(handoff["state"] in ledger.LOST_WORDS for handoff in found)
+    raise typer.Exit(PROBLEM if lost else FINE)
+
+
+# ------------------------------------------------------------------ mending
+
+
+def redrive(
+    ids: Annotated[list[str], typer.Argument(metavar="[ID…]", help="Event ids.")] = [],  # noqa: B006 - typer reads it
+    lost: Annotated[bool, typer.Option("--lost", help="Everything that is lost.")] = False,
+    dead: Annotated[bool, typer.Option("--dead", help="Every dead letter.")] = False,
+    dry_run: DryRun = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why.")] = "",
+    by: By = "",
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Send records again under their own ids: twice changes nothing more than once."""
+    from observer.ledger import LOST, State
+
+    states = [state.value for state in LOST] if lost else []
+    states += [State.DEAD_LETTERED.value] if dead else []
+    if bool(ids) == bool(states):
+        raise typer.Exit(
+            say("nothing to send", "name event ids, or --lost, or --dead", "hotline lost list", USAGE)
+        )
+    _redrive(ids, states, dry_run, reason, by, folder, json)
+
+
+def _redrive(ids: Any, states: Any, dry_run: bool, reason: str, by: str, folder: Any, json: bool) -> None:  # noqa: FBT001
+    from cli import ledger, mend
+    from cli.world import World
+
+    async def work() -> list[dict[str, Any]]:
+        world = World(folder)
+        place = world.place()
+        if ids:
+            chosen = await mend.found_or_raise(place, ids, (*ledger.LOST_WORDS, "dead lettered"))
+        else:
+            async with ledger.session(place) as tx:
+                chosen = await ledger.listed(tx, states, limit=100_000)
+        return await mend.redrive(world, chosen, mend.Operator.named(by, reason), dry_run=dry_run)
+
+    lines = run(work())
+    show.as_json(lines) if json else show.redriven(lines, dry_run=dry_run)
+    raise typer.Exit(FINE if all(line["why_not"] is None for line in lines) else PROBLEM)
+
+
+def waive(ids: Ids, reason: Reason, by: By = "", folder: Folder = UP, json: Json = False) -> None:
+    """Say that a loss needs no repair any more, and why."""
+    _end("waive", ids, reason, by, folder, json)
+
+
+def _end(verb: str, ids: Sequence[str], reason: str, by: str, folder: Any, json: bool) -> None:  # noqa: FBT001
+    from cli import ledger, mend
+    from cli.world import World
+
+    states = ("dead lettered",) if verb == "discard" else (*ledger.LOST_WORDS, "dead lettered", "orphan")
+
+    async def work() -> tuple[int, bool]:
+        place = World(folder).place()
+        chosen = await mend.found_or_raise(place, ids, states)
+        done = await mend.end(place, verb, chosen, mend.Operator.named(by, reason)) if chosen else True
+        return len(chosen), done
+
+    count, done = run(work())
+    if json:
+        show.as_json({"verb": verb, "handoffs": count, "carried_out": done})
+    elif not count:
+        show.out.print("nothing to end: it is not lost, or it has ended already")
+    else:
+        show.out.print(f"{count} ended" if done else "noted; it takes effect when the observer runs")
+
+
+@dead_app.command("list")
+def dead_list(
+    folder: Folder = UP, limit: Annotated[int, typer.Option(min=1)] = 200, json: Json = False
+) -> None:
+    """Every dead letter that was neither sent again nor discarded."""
+    _listing(["dead lettered"], "", limit, folder, lambda seen: PROBLEM if seen.dead else FINE, json=json)
+
+
+@dead_app.command("show")
+def dead_show(ids: Ids, folder: Folder = UP, json: Json = False) -> None:
+    """Why a record could not be handled; its content stays sealed in the quarantine."""
+    from cli import mend
+    from cli.world import World
+
+    async def work() -> list[dict[str, Any]]:
+        place = World(folder).place()
+        found = await mend.found_or_raise(place, ids, ("dead lettered",))
+        return [{**one, "letter": mend.shown_letter(await mend.letter_of(place, one))} for one in found]
+
+    found = run(work())
+    show.as_json(found) if json else show.letters(found)
+
+
+@dead_app.command("redrive")
+def dead_redrive(
+    ids: Annotated[list[str], typer.Argument(metavar="[ID…]")] = [],  # noqa: B006 - typer reads it
+    every: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
+    dry_run: DryRun = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why.")] = "",
+    by: By = "",
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Send dead letters again, for example after the reason was mended."""
+    if bool(ids) == every:
+        raise typer.Exit(say("nothing to send", "name event ids, or --all", "hotline dead list", USAGE))
+    _redrive(ids, ["dead lettered"], dry_run, reason, by, folder, json)
+
+
+@dead_app.command("discard")
+def dead_discard(ids: Ids, reason: Reason, by: By = "", folder: Folder = UP, json: Json = False) -> None:
+    """Say that a dead letter needs no handling, and why."""
+    _end("discard", ids, reason, by, folder, json)
+
+
+# ------------------------------------------------------------------ groups, audit
+
+
+@group_app.command("skip")
+def group_skip(
+    group: Annotated[str, typer.Argument(help="The consumer group, for example router.")],
+    topic: Annotated[str, typer.Option(help="The topic on which it stands still.")],
+    reason: Reason,
+    partition: Annotated[int | None, typer.Option(min=0, help="Only this partition.")] = None,
+    to: Annotated[
+        int | None, typer.Option(min=0, help="The next offset to read; the end if not given.")
+    ] = None,
+    by: By = "",
+    dry_run: DryRun = False,
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Move a group past records that it cannot handle; what becomes dropped is shown, and can be sent again.
+
+    Refuses unless the group is not running and everything that it stored is sent.
+    """
+    from cli import mend
+    from cli.world import World
+
+    async def work() -> tuple[Any, str]:
+        place = World(folder).place()
+        plan = await mend.plan_skip(place, group, topic, partition, to)
+        if dry_run or plan.objections:
+            return plan, "; ".join(plan.objections)
+        await mend.skip(place, plan, mend.Operator.named(by, reason))
+        return plan, ""
+
+    try:
+        plan, refused = run(work())
+    except mend.Refused as error:
+        raise typer.Exit(say("refused", str(error), "hotline group skip --help", USAGE)) from None
+    show.as_json({**plan.as_json(), "done": not (dry_run or refused)}) if json else show.skip(
+        plan, dry_run=dry_run
+    )
+    raise typer.Exit(PROBLEM if refused else FINE)
+
+
+@audit_app.command("verify")
+def audit_verify(folder: Folder = UP, json: Json = False) -> None:
+    """Check that nobody has changed or removed what operators did."""
+    chain, faults = run(_chain(folder))
+    if json:
+        show.as_json({"actions": len(chain), "faults": faults})
+    else:
+        show.lines(faults or [f"{len(chain)} actions, every link holds"])
+    raise typer.Exit(PROBLEM if faults else FINE)
+
+
+@audit_app.command("list")
+def audit_list(folder: Folder = UP, json: Json = False) -> None:
+    """What operators did, oldest first."""
+    chain, _ = run(_chain(folder))
+    show.as_json([show.action(one) for one in chain]) if json else show.actions(chain)
+
+
+async def _chain(folder: Any) -> tuple[list[Any], list[str]]:
+    from cli import ledger
+    from cli.world import World
+    from observer import actions
+
+    async with ledger.session(World(folder).place()) as tx:
+        chain = await actions.after(tx, 0)
+    return chain, actions.broken_links(chain)

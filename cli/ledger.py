@@ -1,0 +1,250 @@
+"""What the observer has proved, as the commands show it: read from its tables, never from memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from chassis.clock import epoch_ms
+from chassis.kafka import reader
+from chassis.postgres import Database, Tx
+from cli.world import OBSERVER, CannotReach, Place
+from observer.contract import contract_of
+from observer.headers import key_of
+from observer.ledger import LOST, State
+from schemas import operations
+
+BLIND_AFTER_MS = 10_000
+"""An observer that has shown nothing for so long proves nothing now."""
+LOST_WORDS = tuple(state.value for state in LOST)
+"""The states that mean: something is missing, and that is proved."""
+_SETTLED = ("discharged", "closed", "recovered", "waived")
+UNSETTLED = tuple(state.value for state in State if state.value not in _SETTLED)
+"""The states in which somebody still has to do something."""
+_NOT_CANARY = f"grp <> '{operations.CANARY_GROUP}'"
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The observer's last look: whether it can be believed, and what is lost."""
+
+    at_ms: int | None
+    blind: str
+    document: Mapping[str, Any]
+    lost: int
+    dead: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The overview for a script."""
+        return {
+            "at": moment(self.at_ms),
+            "blind": self.blind or None,
+            "lost": self.lost,
+            "dead_lettered": self.dead,
+            "canary": self.document.get("canary"),
+            "pending": self.document.get("pending"),
+        }
+
+
+@asynccontextmanager
+async def session(place: Place) -> AsyncIterator[Tx]:
+    """A short-lived connection to the observer's schema; raises CannotReach when it was never made."""
+    database = Database(place.database_url, f"{place.database_prefix}{OBSERVER}", size=1)
+    await database.open()
+    try:
+        async with database.transaction() as tx:
+            if await tx.fetchval("select to_regclass('handoffs')") is None:
+                raise CannotReach("the observer has no tables here: run `hotline up` or `hotline migrate`")
+            yield tx
+    finally:
+        await database.close()
+
+
+async def overview(tx: Tx) -> Overview:
+    """Read the observer's last look, and count what is lost."""
+    row = await tx.fetchrow("select at_ms, document from status")
+    counts = {
+        found["state"]: found["count"]
+        for found in await tx.fetch(
+            f"select state, count(*) as count from handoffs where state <> all($1::text[]) and {_NOT_CANARY}"
+            " group by state",
+            [*_SETTLED, State.OPEN.value],
+        )
+    }
+    lost = sum(counts.get(state, 0) for state in LOST_WORDS)
+    dead = counts.get(State.DEAD_LETTERED.value, 0)
+    if row is None:
+        return Overview(None, "no observer has ever judged here", {}, lost, dead)
+    document = json.loads(row["document"])
+    silent = epoch_ms() - row["at_ms"]
+    blind = document["blind"]
+    if silent > BLIND_AFTER_MS:
+        blind = f"the observer has judged nothing for {silent / 1000:.0f} s"
+    return Overview(row["at_ms"], blind, document, lost, dead)
+
+
+async def matrix(tx: Tx, seen: Overview) -> list[dict[str, Any]]:
+    """Count each edge by state; the oldest open one's age in seconds."""
+    rows = await tx.fetch(
+        "select edge, state, count(*) as count, min(at_ms) as oldest from handoffs"
+        f" where state <> all($1::text[]) and {_NOT_CANARY} group by edge, state",
+        list(_SETTLED),
+    )
+    edges: dict[str, dict[str, Any]] = {
+        edge: {"edge": edge, "open": found["open"], "oldest_s": found["oldest_s"]}
+        for edge, found in seen.document.get("edges", {}).items()
+    }
+    for row in rows:
+        entry = edges.setdefault(row["edge"], {"edge": row["edge"], "open": 0, "oldest_s": None})
+        if row["state"] != State.OPEN.value:
+            entry[row["state"]] = row["count"]
+        elif not entry["open"]:
+            entry["open"], entry["oldest_s"] = row["count"], (epoch_ms() - row["oldest"]) / 1000
+    return list(edges.values())
+
+
+async def listed(
+    tx: Tx, states: Sequence[str], edge: str = "", limit: int = 200, only: Sequence[tuple[bytes, str]] = ()
+) -> list[dict[str, Any]]:
+    """List handoffs in these states, oldest first; `late` means open and not committed yet."""
+    late = "late" in states
+    rows = await tx.fetch(
+        "select h.*, c.committed from handoffs h left join commits c using (grp, topic, partition)"
+        f" where (h.state = any($1::text[]) or ($2 and h.state = 'open' and coalesce(c.committed, 0) <="
+        f" h.record_offset)) and ($3 = '' or h.edge = $3) and {_NOT_CANARY}"
+        " and (cardinality($5::bytea[]) = 0 or (h.key = any($5) and h.grp = any($6::text[])))"
+        " order by h.at_ms limit $4",
+        [state for state in states if state != "late"],
+        late,
+        edge,
+        limit,
+        [key for key, _ in only],
+        [group for _, group in only],
+    )
+    return [_shown(row) for row in rows]
+
+
+def _shown(row: Any) -> dict[str, Any]:
+    late = row["state"] == State.OPEN.value and (row["committed"] or 0) <= row["record_offset"]
+    return {
+        "event_id": event_id_of(row),
+        "key": row["key"].hex(),
+        "group": row["grp"],
+        "edge": row["edge"],
+        "state": "late" if late else row["state"],
+        "subject": row["subject"],
+        "topic": row["topic"],
+        "partition": row["partition"],
+        "offset": row["record_offset"],
+        "at": moment(row["at_ms"]),
+        "due": moment(row["due_ms"]),
+        "missing": _missing(row["parts"], row["total"]),
+        "settled_at": moment(row["settled_ms"]),
+    }
+
+
+def event_id_of(row: Any) -> str:
+    """Tell the event's id, from a row with `key` and `name`."""
+    return row["name"] or str(UUID(bytes=row["key"]))
+
+
+def _missing(parts: int, total: int) -> list[int]:
+    return [part for part in range(1, total + 1) if not parts >> part & 1]
+
+
+async def find(tx: Tx, asked: str) -> list[dict[str, Any]]:
+    """Find the handoffs of an event id (one per group that owes an answer)."""
+    keys = {key_of(asked.encode())}
+    with_name = await tx.fetch("select key from handoffs where name = $1", asked)
+    keys |= {row["key"] for row in with_name}
+    rows = await tx.fetch(
+        "select h.*, c.committed from handoffs h left join commits c using (grp, topic, partition)"
+        " where h.key = any($1::bytea[]) order by h.edge",
+        list(keys),
+    )
+    return [_shown(row) for row in rows]
+
+
+async def verdicts_of(tx: Tx, handoff: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read every verdict on a handoff with its evidence, oldest first."""
+    rows = await tx.fetch(
+        "select * from verdicts where key = $1 and grp = $2 order by verdict_id",
+        bytes.fromhex(handoff["key"]),
+        handoff["group"],
+    )
+    return [
+        {
+            "verdict": row["verdict_id"],
+            "state": row["state"],
+            "judged_at": moment(row["judged_ms"]),
+            "commit_seen_at": moment(row["commit_seen_ms"]),
+            "committed": row["committed"],
+            "barrier": json.loads(row["barrier"]),
+            "note": row["note"],
+        }
+        for row in rows
+    ]
+
+
+def by_hand(place: Place, handoff: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[str]:
+    """Write the commands with which anybody can check a verdict without this program."""
+    prefix, boot = place.kafka_prefix, place.bootstrap
+    where = f"-t {prefix}{handoff['topic']} -p {handoff['partition']}"
+    lines = [
+        "# the input, as it lies on its topic",
+        f"kcat -b {boot} -C {where} -o {handoff['offset']} -c 1 -f '%o %h\\n'",
+        f"# the group's commit: it must be more than {handoff['offset']}",
+        f"kafka-consumer-groups.sh --bootstrap-server {boot} --describe --group {prefix}{handoff['group']}",
+        "# no answer names it, up to the ends that were taken after the commit",
+    ]
+    return lines + [
+        f"kcat -b {boot} -C -t {prefix}{mark['topic']} -p {mark['partition']} -o beginning -c {mark['end']}"
+        f" -e -f '%t/%p/%o %h %s\\n' | grep {handoff['event_id']}"
+        for mark in verdict["barrier"]
+        if mark["end"]
+    ]
+
+
+async def check_again(place: Place, handoff: Mapping[str, Any]) -> list[str]:
+    """Look for any answer to a handoff on every topic where one could be, from the first record on.
+
+    Independent of the ledger: it reads the whole topics and compares text. Gives the answers found.
+    """
+    topics = sorted(contract_of().answers_on.get(handoff["group"], frozenset()))
+    consumer = reader(place.kafka, *topics)
+    await consumer.start()
+    wanted, source = handoff["event_id"].encode(), f"/hotline/{handoff['group']}".encode()
+    found: list[str] = []
+    try:
+        ends = await consumer.end_offsets(consumer.assignment())
+        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+            polled = await consumer.getmany(timeout_ms=500)
+            found += [
+                f"{record.topic}/{record.partition}/{record.offset}"
+                for records in polled.values()
+                for record in records
+                if _names(record, wanted, source)
+            ]
+    finally:
+        await consumer.stop()
+    return found
+
+
+def _names(record: Any, wanted: bytes, source: bytes) -> bool:
+    headers = dict(record.headers)
+    if headers.get("ce_source") != source:
+        return False
+    about_work = headers.get("ce_type", b"").startswith(b"ops.")
+    return headers.get("ce_causationid") == wanted or (about_work and wanted in (record.value or b""))
+
+
+def moment(ms: int | None) -> str | None:
+    """Write milliseconds since 1970 as RFC 3339 in UTC."""
+    return (
+        None if ms is None else datetime.fromtimestamp(ms / 1000, tz=UTC).isoformat(timespec="milliseconds")
+    )
