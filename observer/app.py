@@ -222,7 +222,7 @@ class Observer:
         """Read and judge for ever; a fault of the infrastructure begins again from the store."""
         while True:
             try:
-                await self._cycle()
+                await self.cycle()
             except Exception as error:
                 if not is_transient(error):
                     raise
@@ -232,7 +232,8 @@ class Observer:
                 await asyncio.sleep(0.5)
                 await self.start()
 
-    async def _cycle(self) -> None:
+    async def cycle(self) -> None:
+        """Read until it is time to judge, then judge; raises Transient when a part is away."""
         read = 0
         ends_at = self._judged + self._settings.judge_every_s
         while True:

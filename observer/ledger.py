@@ -107,13 +107,18 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is proved of a handoff, with the evidence; `barrier` is None where retention is the proof."""
+    """What is proved of a handoff, with the evidence; `barrier` is None where retention is the proof.
+
+    `name` and `subject` name what no record ever named: a number that did not come.
+    """
 
     handoff: Handoff
     state: State
     commit: int
     barrier: Barrier | None
     note: str = ""
+    name: str = ""
+    subject: str = ""
 
 
 @dataclass(slots=True)

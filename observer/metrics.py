@@ -21,6 +21,9 @@ STATUSES = (
 )
 """The words for how a consumer group is; exactly one holds."""
 
+NO_DEPARTMENT = "-"
+"""Stands for the department where agents or customers are asked."""
+
 OUTCOMES = ("discharged", "closed", "dead_lettered", "recovered", "waived")
 """The ways in which a handoff is settled."""
 
@@ -144,7 +147,7 @@ class ObserverMetrics:
                 gauge.labels(edge)
             self.oldest_open.labels(edge)
             self.duration.labels(edge)
-            self.overdue(edge, {"": 0})
+            self.overdue(edge, {NO_DEPARTMENT: 0})
 
     # ------------------------------------------------------------ what takes more than one label set
 

@@ -187,4 +187,5 @@ def _verdict(gap: Gap, barrier: Barrier) -> Verdict:
     handoff = Handoff(_key(count, gap.number), gap.place, gap.offset, gap.at_ms, owed)
     said = gap.said_by or f"it said a later number (up to {count.following - 1})"
     note = f"{count.writer} never said number {gap.number} of {shown(count.subject)}; {said}"
-    return Verdict(handoff, State.SEQUENCE_GAP, -1, barrier, note)
+    subject = shown(count.subject)
+    return Verdict(handoff, State.SEQUENCE_GAP, -1, barrier, note, f"{subject}#{gap.number}", subject)

@@ -236,18 +236,7 @@ async def _write_verdicts(tx: Tx, writing: Writing) -> list[Verdict]:
     ]
     if not standing:
         return []
-    await tx.execute(
-        "insert into handoffs (key, grp, edge, topic, partition, record_offset, at_ms, subject, state, parts,"
-        " total, settled_ms) select k, g, e, t, p, o, a, '', s, m, n, $10 from"
-        " unnest($1::bytea[], $2::text[],"
-        " $3::text[], $4::text[], $5::int[], $6::bigint[], $7::bigint[], $8::text[],"
-        " $9::bigint[], $11::int[])"
-        " as x(k, g, e, t, p, o, a, s, m, n) on conflict (key, grp) do update"
-        " set state = excluded.state, settled_ms = excluded.settled_ms",
-        *_columns([_verdict_row(verdict) for verdict in standing], 9),
-        writing.now_ms,
-        [verdict.handoff.total for verdict in standing],
-    )
+    await tx.execute(_JUDGED, *_columns([_verdict_row(verdict) for verdict in standing], 12), writing.now_ms)
     await tx.execute(
         "insert into verdicts (key, grp, edge, state, topic, partition, record_offset, subject,"
         " name, judged_ms,"
@@ -268,6 +257,16 @@ async def _write_verdicts(tx: Tx, writing: Writing) -> list[Verdict]:
     return standing
 
 
+_JUDGED = """
+insert into handoffs (key, grp, edge, topic, partition, record_offset, at_ms, subject, name, state, parts,
+                      total, settled_ms)
+select k, g, e, t, p, o, a, s, nullif(i, ''), w, m, n, $13
+from unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bigint[], $7::bigint[],
+            $8::text[], $9::text[], $10::text[], $11::bigint[], $12::int[]) as x(k, g, e, t, p, o, a, s, i, w, m, n)
+on conflict (key, grp) do update set state = excluded.state, settled_ms = excluded.settled_ms
+"""
+
+
 def _verdict_row(verdict: Verdict) -> tuple[Any, ...]:
     handoff = verdict.handoff
     place = handoff.place
@@ -279,8 +278,11 @@ def _verdict_row(verdict: Verdict) -> tuple[Any, ...]:
         place.partition,
         handoff.offset,
         handoff.at_ms,
+        verdict.subject,
+        verdict.name,
         verdict.state.value,
         handoff.parts,
+        handoff.total,
     )
 
 

@@ -1,0 +1,525 @@
+"""The observer on a real Kafka and a real PostgreSQL, with groups that a test lets answer, commit or forget."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from pydantic import SecretStr
+
+from chassis.clock import monotonic, utc_now
+from chassis.kafka import KafkaPublisher, apply_topics, commit_for
+from chassis.message import Writer, time_header
+from chassis.postgres import migrate
+from chassis.roots import new_id
+from chassis.transport import Outgoing, Place
+from cli import ledger, mend
+from cli.world import Place as Where
+from observer import actions, store
+from observer.app import Observer, Superseded
+from observer.settings import ObserverSettings
+from schemas.operations import LetterDied, Receipts, ReceiptsGiven, WatermarkPassed
+
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
+
+RECORDED, ROUTED, DELIVERED = "intake.case-recorded.v1", "router.case-routed.v1", "resolver.case-delivered.v1"
+ENDED, OVERDUE = "telephony.call-ended.v1", "intake.recording-overdue.v1"
+
+
+class Bench:
+    """Topics, tables, and everybody who writes; one observer at a time."""
+
+    def __init__(self, address, kafka, prefix, tmp_path) -> None:
+        self.kafka, self.where = (
+            kafka,
+            Where(address.kafka_bootstrap, address.database_url, kafka.prefix, prefix),
+        )
+        self.settings = ObserverSettings(
+            kafka_bootstrap=address.kafka_bootstrap,
+            kafka_prefix=kafka.prefix,
+            database_url=SecretStr(address.database_url),
+            database_prefix=prefix,
+            master_key_file=tmp_path / "unused.key",
+            judge_every_s=0.1,
+            canary_every_s=0,
+        )
+        self.publisher = KafkaPublisher(kafka, "tests")
+        self.ends: dict[Place, int] = {}
+
+    async def prepare(self) -> None:
+        await apply_topics(self.kafka)
+        await migrate(self.where.database_url, f"{self.where.database_prefix}observer", ["observer"])
+
+    async def say(
+        self, topic, wire, *, source="", cause=None, part=(1, 1), key="case-1", uid=None, number=None, at=None
+    ):
+        uid = uid or str(new_id())
+        headers = [
+            ("ce_id", uid),
+            ("ce_type", wire),
+            ("ce_source", f"/hotline/{source or wire.split('.')[0]}"),
+        ]
+        headers += [("ce_time", (at or utc_now()).isoformat())]
+        if cause is not None:
+            headers += [
+                ("ce_causationid", cause),
+                ("ce_handoffk", str(part[0])),
+                ("ce_handoffn", str(part[1])),
+            ]
+        if number is not None:
+            headers += [("ce_sequence", f"{number:010d}")]
+        message = Outgoing(topic, key.encode(), b"{}", [(name, value.encode()) for name, value in headers])
+        await self.publisher.publish([message])
+        return uid
+
+    async def say_body(self, body, source) -> None:
+        writer = Writer(source)
+        await self.publisher.publish(
+            [writer.write(body, uid=new_id(), at=time_header(utc_now()), correlation="-")]
+        )
+
+    async def commit_all(self, group, *topics) -> None:
+        """Commit to the end of these topics, as the group itself would after its work."""
+        from chassis.kafka import Offsets
+
+        offsets = Offsets(self.kafka)
+        await offsets.start()
+        try:
+            ends = await offsets.highs(await offsets.partitions(topics))
+        finally:
+            await offsets.stop()
+        await commit_for(self.kafka, group, {place: end for place, end in ends.items() if end})
+
+    @asynccontextmanager
+    async def observer(self):
+        observer = Observer(self.settings)
+        await observer.start()
+        try:
+            yield observer
+        finally:
+            await observer.close()
+
+    async def watch(self, observer, seconds=1.0) -> None:
+        deadline = monotonic() + seconds
+        while monotonic() < deadline:
+            await observer.cycle()
+
+    async def until(self, observer, condition, within=15.0):
+        deadline = monotonic() + within
+        while True:
+            await observer.cycle()
+            found = await condition()
+            if found:
+                return found
+            if monotonic() > deadline:
+                pytest.fail(f"not within {within} s; states: {await self.states()}")
+
+    async def states(self) -> dict[str, str]:
+        async with ledger.session(self.where) as tx:
+            rows = await tx.fetch("select key, name, grp, state from handoffs")
+        return {(ledger.event_id_of(row), row["grp"]): row["state"] for row in rows}
+
+    async def state(self, uid, group="router"):
+        return (await self.states()).get((uid, group))
+
+    def is_(self, state, uid, group="router"):
+        async def holds():
+            return await self.state(uid, group) == state
+
+        return holds
+
+
+@pytest.fixture
+async def bench(address, kafka, prefix, tmp_path):
+    bench = Bench(address, kafka, f"{prefix}_", tmp_path)
+    await bench.prepare()
+    yield bench
+    await bench.publisher.stop()
+
+
+async def test_what_was_committed_without_an_answer_is_dropped_with_its_evidence(bench):
+    answered = await bench.say("intake.cases", RECORDED)
+    await bench.say("router.cases", ROUTED, cause=answered)
+    dropped = await bench.say("intake.cases", RECORDED)
+    async with bench.observer() as observer:
+        await bench.watch(observer, 0.5)
+        assert [await bench.state(event) for event in (answered, dropped)] == ["discharged", "open"]
+        await bench.commit_all("router", "intake.cases")
+        await bench.until(observer, bench.is_("dropped", dropped))
+    async with ledger.session(bench.where) as tx:
+        (handoff,) = await ledger.find(tx, dropped)
+        (verdict,) = await ledger.verdicts_of(tx, handoff)
+        assert (await ledger.overview(tx)).lost == 1
+    assert verdict["committed"] > handoff["offset"]
+    assert {mark["topic"] for mark in verdict["barrier"]} >= {"router.cases", "ops.receipts", "router.dead"}
+    assert all(mark["read"] >= mark["end"] for mark in verdict["barrier"])
+    assert await ledger.check_again(bench.where, handoff) == []
+    assert any(dropped in line for line in ledger.by_hand(bench.where, handoff, verdict))
+
+
+async def test_what_is_not_committed_is_late_however_long_and_never_dropped(bench):
+    late = await bench.say("intake.cases", RECORDED)
+    async with bench.observer() as observer:
+        await bench.watch(observer, 2.5)
+    async with ledger.session(bench.where) as tx:
+        (handoff,) = await ledger.listed(tx, ["late"])
+        seen = await ledger.overview(tx)
+    assert (handoff["event_id"], handoff["state"]) == (late, "late")
+    assert seen.lost == 0
+    assert seen.document["edges"]["intake.case-recorded→router"]["oldest_s"] >= 1
+
+
+async def test_receipts_and_dead_letters_answer_too(bench):
+    closed, dead = (
+        await bench.say("intake.cases", RECORDED),
+        await bench.say("intake.cases", RECORDED, key="case-2"),
+    )
+    given = Receipts(outcome="ignored", reason="informative", event_ids=(closed,))
+    await bench.say_body(ReceiptsGiven(group="router", receipts=(given,)), "router")
+    letter = LetterDied(
+        group="router",
+        event_key="case-2",
+        topic="intake.cases",
+        partition=0,
+        offset=0,
+        reason="schema",
+        explanation="case: missing",
+        quarantine_id=new_id(),
+        first_seen=utc_now(),
+    )
+    writer = Writer("router")
+    await bench.publisher.publish(
+        [writer.write(letter, uid=new_id(), at=time_header(utc_now()), correlation="-", cause=dead)]
+    )
+    await bench.commit_all("router", "intake.cases")
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("closed", closed))
+        await bench.until(observer, bench.is_("dead lettered", dead))
+
+
+async def test_one_lost_of_two_outputs_is_partial_and_says_which(bench):
+    routed = await bench.say("router.cases", ROUTED)
+    await bench.say("resolver.cases", DELIVERED, cause=routed, part=(1, 2))
+    await bench.commit_all("resolver", "router.cases")
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("partial", routed, "resolver"))
+        async with ledger.session(bench.where) as tx:
+            (handoff,) = await ledger.listed(tx, ["partial"])
+        assert handoff["missing"] == [2]
+        await bench.say(
+            "departments.cards", "resolver.case-assigned.v1", source="resolver", cause=routed, part=(2, 2)
+        )
+        await bench.until(observer, bench.is_("recovered", routed, "resolver"))
+        assert observer.ledger.after_commit["resolver"] == 1
+
+
+async def test_an_answer_in_an_open_transaction_is_waited_for(bench):
+    event = await bench.say("intake.cases", RECORDED)
+    producer = AIOKafkaProducer(bootstrap_servers=bench.kafka.bootstrap, transactional_id=f"tx-{event}")
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        headers = [("ce_id", b"answer"), ("ce_type", ROUTED.encode()), ("ce_source", b"/hotline/router")]
+        headers += [("ce_causationid", event.encode()), ("ce_handoffk", b"1"), ("ce_handoffn", b"1")]
+        await producer.send_and_wait(f"{bench.kafka.prefix}router.cases", b"{}", key=b"k", headers=headers)
+        await bench.commit_all("router", "intake.cases")
+        async with bench.observer() as observer:
+            await bench.watch(observer, 1.5)
+            assert await bench.state(event) == "open"
+            await producer.commit_transaction()
+            await bench.until(observer, bench.is_("discharged", event))
+    finally:
+        await producer.stop()
+
+
+async def test_an_aborted_answer_is_none_and_its_marker_does_not_stop_the_proof(bench):
+    event = await bench.say("intake.cases", RECORDED)
+    producer = AIOKafkaProducer(bootstrap_servers=bench.kafka.bootstrap, transactional_id=f"tx-{event}")
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        headers = [
+            ("ce_id", b"answer"),
+            ("ce_source", b"/hotline/router"),
+            ("ce_causationid", event.encode()),
+        ]
+        await producer.send_and_wait(f"{bench.kafka.prefix}router.cases", b"{}", key=b"k", headers=headers)
+        await producer.abort_transaction()
+    finally:
+        await producer.stop()
+    await bench.commit_all("router", "intake.cases")
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("dropped", event))
+
+
+async def test_an_answer_on_a_partition_that_has_just_appeared_is_found(bench):
+    event = await bench.say("intake.cases", RECORDED)
+    async with bench.observer() as observer:
+        await bench.watch(observer, 0.5)
+        admin = AIOKafkaAdminClient(bootstrap_servers=bench.kafka.bootstrap)
+        await admin.start()
+        topic = f"{bench.kafka.prefix}router.cases"
+        await admin.create_partitions({topic: NewPartitions(7)})
+        await admin.close()
+        producer = AIOKafkaProducer(bootstrap_servers=bench.kafka.bootstrap)
+        await producer.start()
+        headers = [
+            ("ce_id", b"answer"),
+            ("ce_source", b"/hotline/router"),
+            ("ce_causationid", event.encode()),
+        ]
+        for _ in range(50):
+            try:
+                await producer.send_and_wait(topic, b"{}", partition=6, headers=headers)
+                break
+            except (AssertionError, ValueError):
+                await asyncio.sleep(0.1)
+                await producer.client.force_metadata_update()
+        await producer.stop()
+        await bench.commit_all("router", "intake.cases")
+        await bench.until(observer, bench.is_("discharged", event))
+        await bench.watch(observer, 0.5)
+    async with ledger.session(bench.where) as tx:
+        assert (await ledger.overview(tx)).lost == 0
+
+
+async def test_what_retention_deleted_unread_is_expired_and_what_the_observer_missed_is_blind(bench):
+    unread = await bench.say("intake.cases", RECORDED)
+    async with bench.observer() as observer:
+        await bench.watch(observer, 0.5)
+        place = next(handoff.place for handoff in observer.ledger._groups["router"].open.values())
+        await _delete(bench, place, 1)
+        await bench.until(observer, bench.is_("expired unread", unread))
+    for _ in range(3):
+        await bench.say("intake.cases", RECORDED)
+    await _delete(bench, place, 3)
+    async with bench.observer() as observer:
+        await bench.watch(observer, 0.5)
+        async with ledger.session(bench.where) as tx:
+            blind = await tx.fetch("select topic, from_offset, to_offset from blind")
+    assert [tuple(row) for row in blind] == [("intake.cases", 1, 3)]
+
+
+async def _delete(bench, place, before) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bench.kafka.bootstrap)
+    await admin.start()
+    try:
+        tp = TopicPartition(bench.kafka.prefix + place.topic, place.partition)
+        await admin.delete_records({tp: RecordsToDelete(before_offset=before)})
+    finally:
+        await admin.close()
+
+
+async def test_a_second_observer_takes_over_and_the_first_stops(bench):
+    async with bench.observer() as first:
+        await first.cycle()
+        async with bench.observer() as second:
+            await second.cycle()
+            await bench.say("intake.cases", RECORDED)
+            with pytest.raises(Superseded):
+                await bench.watch(first, 3)
+
+
+async def test_a_killed_observer_goes_on_with_the_same_verdicts_as_one_that_was_never_killed(
+    bench, address, prefix
+):
+    other = Bench(address, bench.kafka, f"{prefix}_calm_", bench.settings.master_key_file.parent)
+    await migrate(other.where.database_url, f"{other.where.database_prefix}observer", ["observer"])
+    expected = {}
+    async with other.observer() as calm:
+        victim = Observer(bench.settings)
+        await victim.start()
+        for round_ in range(8):
+            for case in range(6):
+                key = f"case-{round_}-{case}"
+                event = await bench.say("intake.cases", RECORDED, key=key, number=1)
+                if case != 3:
+                    await bench.say("router.cases", ROUTED, cause=event, key=key, number=1)
+                expected[event, "router"] = "dropped" if case == 3 else "discharged"
+            if round_ % 2:
+                await bench.commit_all("router", "intake.cases")
+            await victim.cycle()
+            await calm.cycle()
+            # Killed: nothing is closed in order, nothing more is written.
+            await victim.close()
+            victim = Observer(bench.settings)
+            await victim.start()
+        await bench.watch(victim, 1.5)
+        await bench.watch(calm, 1.5)
+        await victim.close()
+    states = {who: state for who, state in (await bench.states()).items() if who[1] == "router"}
+    assert states == expected
+    assert await _verdicts(bench) == await _verdicts(other)
+    await other.publisher.stop()
+
+
+async def _verdicts(bench):
+    async with ledger.session(bench.where) as tx:
+        rows = await tx.fetch("select key, grp, state, topic, partition, record_offset from verdicts")
+    return sorted(tuple(row) for row in rows)
+
+
+async def test_whatever_is_on_a_topic_stops_nobody(bench):
+    garbage = [
+        Outgoing("intake.cases", b"k", b"{", [("ce_type", RECORDED.encode()), ("ce_id", b"\xff\x00")]),
+        Outgoing("intake.cases", b"k", None, []),
+        Outgoing("ops.receipts", b"k", b"not json", [("ce_type", b"ops.receipts-given.v1")]),
+        Outgoing("ops.watermarks", b"k", b"{}", [("ce_type", b"ops.watermark-passed.v1")]),
+        Outgoing("router.dead", b"k", b"[]", [("ce_type", b"ops.letter-died.v1")]),
+        Outgoing("router.cases", b"k", b"", [("ce_source", b"/hotline/router"), ("ce_causationid", b"\x00")]),
+        Outgoing("router.cases", b"k", b"", [("ce_sequence", b"9" * 40), ("ce_source", b"/hotline/router")]),
+    ]
+    await bench.publisher.publish(garbage)
+    event = await bench.say("intake.cases", RECORDED)
+    await bench.commit_all("router", "intake.cases")
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("dropped", event))
+
+
+async def test_a_number_that_never_comes_is_a_gap_and_one_on_another_topic_is_none(bench):
+    causes = [await bench.say("router.cases", ROUTED) for _ in range(3)]
+    await bench.say("resolver.cases", DELIVERED, cause=causes[0], number=1)
+    await bench.say("resolver.cases", DELIVERED, cause=causes[2], number=4)
+    await bench.say(
+        "departments.cards", "resolver.case-assigned.v1", source="resolver", cause=causes[1], number=2
+    )
+    await bench.commit_all("resolver", "router.cases")
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("sequence gap", "case-1#3", "resolver"))
+        assert observer._sequences.missing["resolver"] == 1
+        await bench.say("resolver.cases", DELIVERED, cause=causes[2], number=3)
+        await bench.until(observer, bench.is_("recovered", "case-1#3", "resolver"))
+
+
+async def test_a_timer_that_never_fired_is_proved_by_the_stages_watermarks(bench):
+    long_ago = utc_now() - timedelta(hours=1)
+    ended = await bench.say("telephony.calls", ENDED, key="call-1", at=long_ago)
+    held = await bench.say("telephony.calls", ENDED, key="call-2", at=utc_now())
+    key = f"{ended}@telephony.call-ended→intake in time"
+    async with bench.observer() as observer:
+        await bench.until(observer, lambda: _overdue(bench, ended))
+        await bench.watch(observer, 0.5)
+        assert (await _overdue(bench, ended)) == "overdue", "a deadline alone proves nothing about the timer"
+        for _ in range(3):
+            now = utc_now()
+            passed = WatermarkPassed(group="intake", process="1", timers_through=now, outbox_through=now)
+            await bench.say_body(passed, "intake")
+            await asyncio.sleep(0.05)
+        await bench.commit_all("intake", "telephony.calls")
+
+        async def lost():
+            return await _overdue(bench, ended) == "timer lost"
+
+        await bench.until(observer, lost)
+        assert await _overdue(bench, held) == "open", key
+        await bench.say("intake.cases", OVERDUE, key="call-1", cause=ended)
+
+        async def recovered():
+            return await _overdue(bench, ended) == "recovered"
+
+        await bench.until(observer, recovered)
+
+
+async def _overdue(bench, uid):
+    """The state of the deferred handoff of an event; None while it is not known."""
+    async with ledger.session(bench.where) as tx:
+        return await tx.fetchval(
+            "select state from handoffs where name = $1 and due_ms is not null and state <> ''", uid
+        )
+
+
+async def test_an_operator_waives_and_the_chain_shows_who_changed_it(bench):
+    event = await bench.say("intake.cases", RECORDED)
+    await bench.commit_all("router", "intake.cases")
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("dropped", event))
+        found = await mend.found_or_raise(bench.where, [event])
+        waiting = asyncio.create_task(
+            mend.end(bench.where, "waive", found, mend.Operator("chen", "told by phone"))
+        )
+        await bench.until(observer, bench.is_("waived", event))
+        assert await waiting
+    async with ledger.session(bench.where) as tx:
+        assert (await ledger.overview(tx)).lost == 0
+        await actions.append(tx, "li", "redrive", [], "second")
+        chain = await actions.after(tx, 0)
+        assert [(one.actor, one.verb) for one in chain] == [("chen", "waive"), ("li", "redrive")]
+        assert actions.broken_links(chain) == []
+        await tx.execute("update actions set reason = 'nobody was told' where number = 1")
+        assert actions.broken_links(await actions.after(tx, 0)) == [
+            "action 1 was changed after it was written"
+        ]
+        await tx.execute("delete from actions where number = 1")
+        assert any("missing" in fault for fault in actions.broken_links(await actions.after(tx, 0)))
+
+
+async def test_the_canary_is_named_and_counts_nowhere(bench):
+    async with bench.observer() as observer:
+        await bench.watch(observer, 0.3)
+        await observer._canary.sing()
+
+        async def flagged():
+            return observer._canary.detection_ms
+
+        assert await bench.until(observer, flagged) < 5_000
+        await bench.watch(observer, 1.2)
+        async with ledger.session(bench.where) as tx:
+            seen = await ledger.overview(tx)
+        assert (seen.lost, seen.blind) == (0, "")
+        assert not any("canary" in edge for edge in seen.document["edges"])
+        assert observer.metrics.registry.get_sample_value("handoff_canary_detection_seconds") < 5
+
+
+async def test_lag_is_exact_and_survives_a_restart_of_the_observer(bench):
+    await bench.say("intake.cases", RECORDED)
+    await bench.commit_all("router", "intake.cases")
+    before = utc_now()
+    await bench.say("intake.cases", RECORDED)
+    for _ in range(2):
+        async with bench.observer() as observer:
+            await bench.watch(observer, 2.2)
+            (row,) = [lag for lag in observer._lags if lag.group == "router" and lag.records]
+            elapsed = (utc_now() - before).total_seconds() * 1000
+            assert row.records == 1
+            assert abs(row.oldest_age_ms - elapsed) < 1_500
+            idle = [lag for lag in observer._lags if lag.group == "feedback"]
+            assert {lag.word.value for lag in idle} <= {"ok", "no commit"}
+
+
+async def test_a_skip_is_refused_while_members_live_and_shows_what_it_drops(bench):
+    event = await bench.say("intake.cases", RECORDED)
+    async with bench.observer() as observer:
+        await bench.watch(observer, 0.5)
+        await migrate(bench.where.database_url, f"{bench.where.database_prefix}router", ["chassis"])
+        plan = await mend.plan_skip(bench.where, "router", "intake.cases", None, None)
+        assert [drop["event_id"] for drop in plan.drops] == [event]
+        assert plan.objections == []
+        with pytest.raises(mend.Refused):
+            await mend.plan_skip(bench.where, "feedback", "departments.cards", None, None)
+        blocked = replace(plan, objections=["router has 1 members"])
+        with pytest.raises(mend.Refused):
+            await mend.skip(bench.where, blocked, mend.Operator("chen"))
+        await mend.skip(bench.where, plan, mend.Operator("chen", "poison"))
+        await bench.until(observer, bench.is_("dropped", event))
+
+
+async def test_old_settled_rows_are_pruned_and_open_or_lost_ones_stay(bench):
+    settled, lost = (
+        await bench.say("intake.cases", RECORDED),
+        await bench.say("intake.cases", RECORDED, key="b"),
+    )
+    await bench.say("router.cases", ROUTED, cause=settled)
+    await bench.commit_all("router", "intake.cases")
+    await bench.say("intake.cases", RECORDED, key="c")
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("dropped", lost))
+        async with observer._database.session() as tx:
+            await store.prune(tx, int(utc_now().timestamp() * 1000) + 60_000)
+    assert sorted(state for (_, group), state in (await bench.states()).items() if group == "router") == [
+        "dropped",
+        "open",
+    ]
