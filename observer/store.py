@@ -262,7 +262,8 @@ insert into handoffs (key, grp, edge, topic, partition, record_offset, at_ms, su
                       total, settled_ms)
 select k, g, e, t, p, o, a, s, nullif(i, ''), w, m, n, $13
 from unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bigint[], $7::bigint[],
-            $8::text[], $9::text[], $10::text[], $11::bigint[], $12::int[]) as x(k, g, e, t, p, o, a, s, i, w, m, n)
+            $8::text[], $9::text[], $10::text[], $11::bigint[], $12::int[])
+    as x(k, g, e, t, p, o, a, s, i, w, m, n)
 on conflict (key, grp) do update set state = excluded.state, settled_ms = excluded.settled_ms
 """
 
