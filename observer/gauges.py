@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chassis.transport import Place
 from observer.barrier import Barrier
 from observer.lag import Lag, worst
-from observer.ledger import LOST, Changes, State, Verdict
+from observer.ledger import LOST, Changes, Handoff, State, Verdict
 from observer.metrics import OUTCOMES, ObserverMetrics
 from schemas.operations import CANARY_GROUP
 
-_DROPPED = LOST - {State.TIMER_LOST}
+_DROPPED = LOST - {State.TIMER_LOST, State.SEQUENCE_GAP}
+_ANSWERED = frozenset({State.DISCHARGED, State.CLOSED})
 
 
 class Gauges:
-    """Keeps the metrics up with what is known; `known` edges only: an edge of nobody is no label."""
+    """Keeps the metrics up with what is known."""
 
     def __init__(self, metrics: ObserverMetrics) -> None:
         self._metrics = metrics
+        self._durations: dict[str, Any] = {}
+        self._shown: set[str] = set()
+        self._after_commit: dict[str, int] = {}
 
-    def count(self, changes: Changes, unread: Sequence[Any]) -> None:
+    def count(self, changes: Changes) -> None:
         """Count what one pass has stored."""
+        ended: Counter[tuple[str, State]] = Counter()
         for opened in changes.opened:
             if opened.handoff.state is not State.OPEN:
-                self._settled(
-                    opened.handoff.owed.edge, opened.handoff.state, opened.settled_ms, opened.handoff.at_ms
-                )
+                self._end(ended, opened.handoff, opened.settled_ms)
         for settled in changes.settled:
-            handoff = settled.handoff
-            if handoff.owed.group != CANARY_GROUP:
-                self._settled(handoff.owed.edge, handoff.state, settled.at_ms, handoff.at_ms)
-        for item in unread:
-            self._metrics.audit_blind.labels(item.place.topic).inc(max(0, item.following - item.first))
+            self._end(ended, settled.handoff, settled.at_ms)
+        for (edge, state), number in ended.items():
+            outcome = state.value.replace(" ", "_")
+            if outcome in OUTCOMES:
+                self._metrics.settled.labels(edge, outcome).inc(number)
+            if state is State.RECOVERED:
+                self._metrics.recovered.labels(edge).inc(number)
 
-    def _settled(self, edge: str, state: State, settled_ms: int, at_ms: int) -> None:
-        outcome = state.value.replace(" ", "_")
-        if outcome in OUTCOMES:
-            self._metrics.settled.labels(edge, outcome).inc()
-        if state is State.RECOVERED:
-            self._metrics.recovered.labels(edge).inc()
-        if state in (State.DISCHARGED, State.CLOSED):
-            self._metrics.duration.labels(edge).observe(max(0, settled_ms - at_ms) / 1000)
+    def _end(self, ended: Counter[tuple[str, State]], handoff: Handoff, at_ms: int) -> None:
+        edge = handoff.owed.edge
+        if handoff.owed.group == CANARY_GROUP:
+            return
+        ended[edge, handoff.state] += 1
+        if handoff.state in _ANSWERED:
+            # Labels are looked up once per edge: this runs for every handoff.
+            duration = self._durations.get(edge)
+            if duration is None:
+                duration = self._durations[edge] = self._metrics.duration.labels(edge)
+            duration.observe(max(0, at_ms - handoff.at_ms) / 1000)
+
+    def discipline(self, after_commit: Mapping[str, int]) -> None:
+        """Count effects that came after their cause was committed: `after_commit` counts since the start."""
+        for group, number in after_commit.items():
+            new = number - self._after_commit.get(group, 0)
+            if new > 0 and group != CANARY_GROUP:
+                self._metrics.effect_after_commit.labels(group).inc(new)
+        self._after_commit = dict(after_commit)
 
     def judged(self, verdict: Verdict, now_ms: int) -> None:
         """Count one verdict that stands."""
@@ -67,7 +84,10 @@ class Gauges:
     ) -> None:
         """Show what the last look has found."""
         metrics = self._metrics
-        for edge, found in document["edges"].items():
+        # An edge of nobody (a number that never came) vanishes when it is mended: then it shows 0.
+        gone = {edge: {"open": 0, "oldest_s": None} for edge in self._shown - set(document["edges"])}
+        self._shown = set(document["edges"])
+        for edge, found in (document["edges"] | gone).items():
             metrics.open.labels(edge).set(found["open"])
             metrics.oldest_open.labels(edge).set(found["oldest_s"] or 0)
             metrics.dropped_open.labels(edge).set(sum(found.get(state.value, 0) for state in _DROPPED))
@@ -84,6 +104,8 @@ class Gauges:
             waited = (now_ms - since) / 1000 if since else 0.0
             metrics.audit_read_lag.labels(topic).set(waited if late else 0)
             metrics.blocked(topic, {"reading": waited} if waited else {"reading": 0})
+        for topic, number in document["blind_records"].items():
+            metrics.audit_blind.labels(topic).set(number)
         metrics.last_pass.set(now_ms / 1000)
         canary = document["canary"]
         if canary["flagged_ms"]:

@@ -85,6 +85,11 @@ class Effect:
     total: int = 0
     stored: bool = False
 
+    @property
+    def dead(self) -> bool:
+        """Whether it is a letter, and nothing has answered since."""
+        return self.state is State.DEAD_LETTERED and not self.parts
+
 
 class Opened(NamedTuple):
     """A handoff that the store does not have yet, with how it has ended meanwhile, if it has."""
@@ -138,7 +143,18 @@ UPSTREAM = "telephony"
 class _Group:
     """What one consumer group owes, and how far it has come."""
 
-    __slots__ = ("again", "commits", "early", "fresh_early", "name", "open", "queues", "watched")
+    __slots__ = (
+        "again",
+        "commits",
+        "early",
+        "fresh_early",
+        "letters",
+        "name",
+        "open",
+        "passed",
+        "queues",
+        "watched",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -146,8 +162,10 @@ class _Group:
         self.watched: dict[bytes, Handoff] = {}
         self.again: set[bytes] = set()
         self.early: dict[bytes, Effect] = {}
+        self.letters = 0
         self.fresh_early: list[Effect] = []
         self.queues: dict[Place, deque[Handoff]] = {}
+        self.passed: dict[tuple[Place, int], Handoff] = {}
         self.commits: dict[Place, int] = {}
 
 
@@ -195,15 +213,16 @@ class Ledger:
         if owner is None:
             return
         key, (at, offset) = key_of(said.cause), source
-        handoff = owner.open.get(key) or _at(owner.queues.get(at, ()), at, offset)
+        handoff = owner.open.get(key) or owner.passed.get(source) or _at(owner.queues.get(at, ()), at, offset)
         if handoff is None:
             handoff = owner.watched.get(key) or _at(owner.watched.values(), at, offset)
         if handoff is not None:
             self._died(owner, handoff, said.event_id, said.at_ms)
             return
         if key not in owner.early:
-            effect = Effect(key, group, State.DEAD_LETTERED, at, offset, said.at_ms, said.event_id, 2, 1)
+            effect = Effect(key, group, State.DEAD_LETTERED, at, offset, said.at_ms, said.event_id)
             owner.early[key] = effect
+            owner.letters += 1
             owner.fresh_early.append(effect)
             self._changes.early.append(effect)
 
@@ -213,12 +232,8 @@ class Ledger:
         self.settle(handoff, State.DEAD_LETTERED, answer, at_ms)
 
     def _obliged(self, group: _Group, owed: Owed, key: bytes, place: Place, said: Said) -> None:
-        if key in group.open:
-            return
-        if key in group.watched:
-            # Sent again: a letter about this copy is about the same handoff.
-            group.watched[key].place, group.watched[key].offset = place, said.offset
-            group.again.add(key)
+        if key in group.open or key in group.watched:
+            self._sent_again(group, key, place, said.offset)
             return
         if said.at_ms != self._last_ms:
             self._last_ms = said.at_ms  # records of one batch share their time: one integer for all
@@ -232,19 +247,33 @@ class Ledger:
             queue = group.queues[place] = deque()
         queue.append(handoff)
 
+    def _sent_again(self, group: _Group, key: bytes, place: Place, offset: int) -> None:
+        """Note a copy: a letter about it, read before it or after, is about the same handoff."""
+        handoff = group.watched.get(key)
+        if handoff is not None:
+            group.passed.pop((handoff.place, handoff.offset), None)
+            handoff.place, handoff.offset = place, offset
+            group.again.add(key)
+        letter = group.early.get(_named(place, offset)) if group.letters else None
+        if letter is not None:
+            self._forget_early(group, letter.key)
+            self._died(group, handoff or group.open[key], letter.answer, letter.at_ms)
+
     def _met_early(self, group: _Group, handoff: Handoff) -> bool:
         """Match what was said before its cause was read; tells whether that settles it."""
-        place = handoff.place
-        named = key_of(f"{place.topic}/{place.partition}/{handoff.offset}".encode())
-        effect = group.early.get(handoff.key) or group.early.get(named)
+        letter = group.early.get(_named(handoff.place, handoff.offset)) if group.letters else None
+        effect = group.early.get(handoff.key) or letter
         if effect is None:
             return False
         self._forget_early(group, effect.key)
+        if letter is not None:
+            self._forget_early(group, letter.key)
         handoff.parts, handoff.total = effect.parts, effect.total
-        if effect.state is State.DEAD_LETTERED:
+        if effect.dead:
             self._died(group, handoff, effect.answer, effect.at_ms)
         elif handoff.answered:
-            self.settle(handoff, effect.state, effect.answer, effect.at_ms)
+            state = State.CLOSED if effect.state is State.CLOSED else State.DISCHARGED
+            self.settle(handoff, state, effect.answer, effect.at_ms)
         return handoff.state is not State.OPEN
 
     def _answered(self, group: _Group, key: bytes, place: Place, said: Said, state: State) -> None:
@@ -272,6 +301,8 @@ class Ledger:
             self._changes.early.append(effect)
         elif effect.stored:
             self._changes.early.append(effect)
+        if effect.dead:
+            effect.answer = said.event_id  # it had died, was sent again, and is answered now
         effect.parts |= 1 << said.part
         effect.total = max(effect.total, said.total)
 
@@ -279,6 +310,7 @@ class Ledger:
         handoff.parts |= 1 << said.part
         handoff.total = max(handoff.total, said.total)
         if not handoff.answered:
+            self.settle(handoff, handoff.state, b"", said.at_ms)
             return
         del group.watched[handoff.key]
         if handoff.key in group.again:
@@ -336,12 +368,13 @@ class Ledger:
         owner = self._groups[group]
         suspects: list[Handoff] = []
         for place, offset in commits.items():
-            known = owner.commits.get(place, -1)
-            limit = owner.commits[place] = max(known, offset)
-            queue = owner.queues.get(place)
+            owner.commits[place] = max(offset, owner.commits.get(place, -1))
+        for place, queue in owner.queues.items():
+            limit = owner.commits.get(place, -1)
             while queue and queue[0].offset < limit:
                 handoff = queue.popleft()
                 if handoff.state is State.OPEN:
+                    owner.passed[place, handoff.offset] = handoff
                     suspects.append(handoff)
         if not suspects:
             return None
@@ -366,7 +399,10 @@ class Ledger:
     def judge(self, barrier: Barrier) -> list[Verdict]:
         """Say what is proved once a barrier has been read past; the store may know better of some."""
         verdicts = []
+        passed = self._groups[barrier.group].passed
         for suspect in barrier.suspects:
+            if isinstance(suspect, Handoff):
+                passed.pop((suspect.place, suspect.offset), None)
             if isinstance(suspect, Handoff) and suspect.state is State.OPEN:
                 state = State.PARTIAL if suspect.parts else State.DROPPED
                 note = f"parts {suspect.missing} of {suspect.total} are missing" if suspect.parts else ""
@@ -396,7 +432,8 @@ class Ledger:
         """Say what was lost with a topic that was deleted and made again."""
         owner = self._groups[group]
         queue = owner.queues.pop(place, deque())
-        owner.commits.pop(place, None)
+        if place in owner.commits:
+            owner.commits[place] = 0  # not forgotten: the store must forget the old one too
         note = "the topic was deleted before the group read it"
         return [
             Verdict(handoff, State.EXPIRED_UNREAD, -1, None, note)
@@ -424,6 +461,8 @@ class Ledger:
 
     def _forget_early(self, group: _Group, key: bytes) -> None:
         effect = group.early.pop(key, None)
+        if effect is not None and effect.dead:
+            group.letters -= 1
         if effect is not None and effect.stored:
             self._changes.matched.append(effect)
 
@@ -457,6 +496,7 @@ class Ledger:
             if effect.group in self._groups:
                 effect.stored = True
                 self._groups[effect.group].early[effect.key] = effect
+                self._groups[effect.group].letters += effect.dead
                 self._groups[effect.group].fresh_early.append(effect)
         for (name, place), offset in commits.items():
             if name in self._groups:
@@ -485,9 +525,14 @@ def _at(handoffs: Iterable[Handoff], place: Place, offset: int) -> Handoff | Non
     return next((found for found in handoffs if found.offset == offset and found.place == place), None)
 
 
+def _named(place: Place, offset: int) -> bytes:
+    """The key under which a letter goes whose record has no readable id."""
+    return key_of(f"{place.topic}/{place.partition}/{offset}".encode())
+
+
 def _without_cause(effect: Effect, barrier: Barrier) -> Verdict:
     """An answer to nothing is an orphan; a letter about a record that obliged nobody is a dead letter."""
-    dead = effect.state is State.DEAD_LETTERED
+    dead = effect.dead
     owed = Owed(f"{'unreadable' if dead else 'nobody'}→{effect.group}", effect.group)
     handoff = Handoff(effect.key, effect.place, effect.offset, effect.at_ms, owed, effect.parts, effect.total)
     if dead:

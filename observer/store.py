@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from binascii import hexlify
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
+from chassis.clock import epoch_ms
 from chassis.postgres import Tx
 from chassis.transport import Place
 from observer import actions
@@ -70,12 +71,18 @@ _COLUMNS = (
 )
 
 
+_STAGING = """
+create temporary table if not exists incoming (like handoffs including defaults) on commit delete rows;
+create temporary table if not exists ending (key bytea, grp text, state text, answer bytea, settled_ms bigint,
+                                             parts bigint, total integer) on commit delete rows;
+create temporary table if not exists counted (like counts) on commit delete rows
+"""
+
+
 async def prepare(tx: Tx) -> None:
-    """Make this connection's staging table: rows arrive by COPY, then merge in one statement."""
-    await tx.execute(
-        "create temporary table if not exists incoming (like handoffs including defaults) on"
-        " commit delete rows"
-    )
+    """Make this connection's staging tables: rows arrive by COPY, then merge in one statement."""
+    if await tx.fetchval("select to_regclass('pg_temp.incoming')") is None:
+        await tx.execute(_STAGING)
 
 
 async def write(tx: Any, writing: Writing) -> list[Verdict]:
@@ -102,12 +109,13 @@ async def _write_handoffs(tx: Any, changes: Changes) -> None:
             f"insert into handoffs ({names}) select {names} from incoming on conflict do nothing"
         )
     if changes.settled:
+        await prepare(tx)
         last = {(settled.handoff.key, settled.handoff.owed.group): settled for settled in changes.settled}
+        await tx.copy_records_to_table("ending", records=[_ending(settled) for settled in last.values()])
         await tx.execute(
-            "update handoffs h set state = x.s, answer = x.a, settled_ms = x.t, parts = x.p, total = x.n"
-            " from unnest($1::bytea[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[],"
-            " $7::int[]) as x(k, g, s, a, t, p, n) where h.key = x.k and h.grp = x.g",
-            *_columns([_ending(settled) for settled in last.values()], 7),
+            "update handoffs h set state = e.state, answer = e.answer, settled_ms ="
+            " e.settled_ms, parts = e.parts,"
+            " total = e.total from ending e where h.key = e.key and h.grp = e.grp"
         )
 
 
@@ -136,8 +144,9 @@ def _row(opened: Opened) -> tuple[Any, ...]:
 
 def _name(key: bytes, said: Said) -> str | None:
     """The event's id, where the key does not show it."""
-    name = shown(said.event_id)
-    return None if name == str(UUID(bytes=key)) else name
+    if said.event_id.replace(b"-", b"") == hexlify(key):
+        return None
+    return shown(said.event_id)
 
 
 def _ending(settled: Settled) -> tuple[Any, ...]:
@@ -183,24 +192,21 @@ def _early_row(effect: Effect) -> tuple[Any, ...]:
     )
 
 
-async def _write_counts(tx: Tx, counts: Sequence[Count], now_ms: int) -> None:
+async def _write_counts(tx: Any, counts: Sequence[Count], now_ms: int) -> None:
     if counts:
-        # Arrays of arrays must be rectangular, so the missing numbers travel as text.
-        await tx.execute(
-            "insert into counts (writer, subject, following, missing, changed_ms)"
-            " select w, s, f, m::bigint[], $5 from unnest($1::text[], $2::bytea[], $3::bigint[], $4::text[])"
-            " as x(w, s, f, m) on conflict (writer, subject) do update"
-            " set following = excluded.following, missing = excluded.missing, changed_ms ="
-            " excluded.changed_ms",
-            *_columns(
-                [(count.writer, count.subject, count.following, _array(count.missing)) for count in counts], 4
-            ),
-            now_ms,
+        await prepare(tx)
+        await tx.copy_records_to_table(
+            "counted",
+            records=[
+                (count.writer, count.subject, count.following, sorted(count.missing), now_ms)
+                for count in counts
+            ],
         )
-
-
-def _array(numbers: set[int]) -> str:
-    return "{" + ",".join(map(str, sorted(numbers))) + "}"
+        await tx.execute(
+            "insert into counts (writer, subject, following, missing, changed_ms) select * from counted"
+            " on conflict (writer, subject) do update set following = excluded.following,"
+            " missing = excluded.missing, changed_ms = excluded.changed_ms"
+        )
 
 
 async def _write_acts(tx: Tx, acts: Acts) -> None:
@@ -427,6 +433,20 @@ async def write_status(tx: Tx, now_ms: int, document: str) -> None:
         now_ms,
         document,
     )
+
+
+BLIND_FOR_MS = 24 * 60 * 60 * 1000
+"""How long a stretch that could not be read is shown: nothing is proved about its handoffs."""
+
+
+async def blind_records(tx: Tx, now_ms: int | None = None) -> dict[str, int]:
+    """Count by topic the records that could not be read lately."""
+    rows = await tx.fetch(
+        "select topic, sum(to_offset - from_offset)::bigint as records from blind where seen_ms"
+        " > $1 group by topic",
+        (now_ms if now_ms is not None else epoch_ms()) - BLIND_FOR_MS,
+    )
+    return {row["topic"]: row["records"] for row in rows}
 
 
 async def untold(tx: Tx, limit: int = 500) -> Sequence[Any]:
