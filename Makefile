@@ -6,7 +6,7 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate
 
-.PHONY: help setup demo up down status test lock check schemas bench test-faults clean
+.PHONY: help setup demo up down status test lock check schemas bench bench-ledger test-faults clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ schemas: $(DEV) ## write JSON Schemas and AsyncAPI from schemas/
 
 bench: $(DEV) ## speed and cost, in pairs against bench/naive (ARGS="--quick")
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-ledger: $(DEV) ## how fast the observer reads, and what watching costs the stages
+	@$(BIN)/python -m bench.ledger $(ARGS)
 
 test-faults: $(DEV) ## the long fault runs
 	@$(BIN)/pytest -m faults $(ARGS)
