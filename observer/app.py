@@ -108,6 +108,8 @@ class Observer:
         # Handoffs are many, live long and hold no cycles: the collector would walk over them for nothing.
         gc.freeze()
         gc.disable()
+        # Who watches must not slow what it watches: where no core is idle, it is the one that waits.
+        os.nice(self._settings.niceness)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

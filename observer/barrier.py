@@ -90,8 +90,8 @@ class Barriers:
         known = frozenset(asked)
         for barrier in self._waiting:
             wanted = barrier.wants
-            if not wanted or not wanted <= known:
-                continue
+            if not wanted or not wanted <= known or now_ms < barrier.not_before_ms:
+                continue  # what may still come while it waits must lie below its ends
             marks = {place: high for place, high in highs.items() if place.topic in wanted}
             if barrier.after and barrier.to_commit is None:
                 barrier.to_commit = {place: high for place, high in marks.items() if high > 0}

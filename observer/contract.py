@@ -14,6 +14,14 @@ ALARMS: frozenset[type[Body]] = frozenset(
 """Events with which a stage's timer says that nobody has acted: they prove the timer, not the act."""
 
 
+SET_ELSEWHERE: frozenset[type[Body]] = frozenset({resolver.CaseDelivered})
+"""Events whose deadline another stage has set, by its own clock (the router's `accept_due`)."""
+MARGIN_MS = 1_000
+"""A deadline is computed from the event's time, and the stage's own from its clock a moment before."""
+CLOCKS_APART_MS = 10 * 60 * 1000
+"""So far two stages' clocks may differ: each may be five minutes wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Owed:
     """One edge: this group must answer events of that type."""
@@ -27,7 +35,7 @@ class Later:
     """One deferred edge: what must follow `within_ms`, and whose timers prove it.
 
     `numbered` tells whether what follows is numbered together with what obliges, so that earlier
-    acts can be told from later ones.
+    acts can be told from later ones. `margin_ms` after the deadline the stage's timer has surely fired.
     """
 
     edge: str
@@ -36,6 +44,7 @@ class Later:
     alarms: frozenset[bytes]
     within_ms: int
     numbered: bool
+    margin_ms: int = MARGIN_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,7 @@ def _later(handoff: Handoff, deferred: Deferred) -> Later:
         alarms=frozenset(kind.wire.encode() for kind in kinds if kind.body in ALARMS),
         within_ms=int(deferred.within.total_seconds() * 1000),
         numbered=BY_BODY[handoff.on].name.split(".")[0] == stage,
+        margin_ms=CLOCKS_APART_MS if handoff.on in SET_ELSEWHERE else MARGIN_MS,
     )
 
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from chassis.transport import Place
 from observer.barrier import Barrier
 from observer.contract import Contract, Later, Owed
 from observer.headers import Said, key_of, time_ms
 from observer.ledger import Handoff, Ledger, State, Verdict
+from schemas.topics import DEPARTMENTS
 
-MARGIN_MS = 1_000
-"""A deadline is computed from the event's time and the stage's own from its clock a moment before."""
-_DEPARTMENTS = "departments."
+_DEPARTMENT_OF = {f"departments.{code}": code for code in DEPARTMENTS}
 _REMEMBERED = 200_000
 
 
@@ -32,7 +32,6 @@ class Waiting:
     subject: bytes
     sequence: int
     due_ms: int
-    alarmed: bool = False
     fired_ms: int = 0
 
     @property
@@ -40,13 +39,26 @@ class Waiting:
         """Whether it is neither met nor given up."""
         return self.handoff.state in (State.OPEN, State.OVERDUE)
 
+    @property
+    def alarmed(self) -> bool:
+        """Whether the stage's timer has spoken; kept as the handoff's only part, a restart knows it."""
+        return self.handoff.parts > 0
+
+    @property
+    def fires_ms(self) -> int:
+        """When the stage's timer has surely fired, as far as clocks can differ."""
+        return self.due_ms + self.later.margin_ms
+
     def __lt__(self, other: Waiting) -> bool:
         return self.due_ms < other.due_ms
 
 
 @dataclass(slots=True)
 class Acts:
-    """What the store must note of acts before what they answer (an agent records while the caller talks)."""
+    """What the store must note of acts before what they answer (an agent records while the caller talks).
+
+    The name is the subject; for an act that is numbered, or for an alarm, with that behind it (`_kept`).
+    """
 
     added: list[tuple[str, bytes, int]] = field(default_factory=list)
     removed: list[tuple[str, bytes]] = field(default_factory=list)
@@ -65,7 +77,7 @@ class Deferred:
         self._due: dict[str, list[Waiting]] = {later.stage: [] for later in contract.later.values()}
         self._to_be_late: list[Waiting] = []
         self._fired: dict[str, list[Waiting]] = {stage: [] for stage in self._due}
-        self._early: dict[tuple[str, bytes], int] = {}
+        self._early: dict[tuple[str, bytes, bool], tuple[int, int]] = {}
         self._acts = Acts()
         self._suspects: list[Barrier] = []
         self._department: dict[bytes, str] = {}
@@ -81,8 +93,8 @@ class Deferred:
         later_ = self._contract.later.get(said.wire)
         if later_ is not None:
             self._obliged(later_, place, said)
-        elif place.topic.startswith(_DEPARTMENTS):
-            self._department[said.subject] = place.topic.removeprefix(_DEPARTMENTS)
+        elif place.topic in _DEPARTMENT_OF:
+            self._department[said.subject] = _DEPARTMENT_OF[place.topic]
             if len(self._department) > _REMEMBERED:
                 self._department.pop(next(iter(self._department)))
 
@@ -95,12 +107,15 @@ class Deferred:
         begins = time_ms(said.time) or said.at_ms
         due_ms = begins + later.within_ms
         self._ledger.note_opened(handoff, said, due_ms)
-        at = self._early.pop(where, None) if not later.numbered else None
-        if at is not None:
-            self._acts.removed.append(where)
-            self._ledger.settle(handoff, State.DISCHARGED, b"", at)
+        acted_ms = self._said_early(later, said, alarm=False)
+        alarmed_ms = self._said_early(later, said, alarm=True)
+        if acted_ms is not None:
+            self._ledger.settle(handoff, State.DISCHARGED, b"", acted_ms)
             return
-        self._expect(Waiting(handoff, later, said.subject, said.sequence, due_ms))
+        waiting = Waiting(handoff, later, said.subject, said.sequence, due_ms)
+        self._expect(waiting)
+        if alarmed_ms is not None:
+            self._alarm(waiting, b"")
 
     def _expect(self, waiting: Waiting) -> None:
         self._waiting.setdefault((waiting.later.edge, waiting.subject), []).append(waiting)
@@ -117,18 +132,51 @@ class Deferred:
             if not later.numbered or said.sequence > waiting.sequence
         ]
         for waiting in met:
-            waiting.alarmed = True
-            if alarm and waiting.open:
-                self._mark_overdue(waiting)
-            elif waiting.handoff.state is State.TIMER_LOST:
+            if waiting.handoff.state is State.TIMER_LOST:
                 self._ledger.mend(later.stage, waiting.handoff.key, said.event_id, said.at_ms)
+            elif alarm and waiting.open:
+                self._alarm(waiting, said.event_id)
             elif waiting.open:
                 self._ledger.settle(waiting.handoff, State.DISCHARGED, said.event_id, said.at_ms)
         if not alarm:
             self._remove(where, met)
-            if not met and not later.numbered and where not in self._early:
-                self._early[where] = said.at_ms
-                self._acts.added.append((*where, said.at_ms))
+        if not met:
+            self._remember(later, said, alarm=alarm)
+
+    def _alarm(self, waiting: Waiting, answer: bytes) -> None:
+        """Note that the stage's timer has spoken: somebody is late, the timer is not lost."""
+        if not waiting.alarmed:
+            waiting.handoff.parts = 1
+            self._ledger.settle(waiting.handoff, State.OVERDUE, answer, waiting.due_ms)
+
+    # Topics are read in any order: what answers may be read before what it answers.
+
+    def _remember(self, later: Later, said: Said, *, alarm: bool) -> None:
+        where = (later.edge, said.subject, alarm)
+        number = said.sequence if later.numbered else 0
+        if b"\0" in said.subject or self._early.get(where, (0, -1))[1] >= number:
+            return
+        self._forget(where)
+        self._early[where] = (said.at_ms, number)
+        self._acts.added.append((later.edge, _kept(said.subject, number, alarm=alarm), said.at_ms))
+        if len(self._early) > _REMEMBERED:
+            self._forget(next(iter(self._early)))
+
+    def _said_early(self, later: Later, said: Said, *, alarm: bool) -> int | None:
+        """When an act or alarm was said that answers this, if it was read before."""
+        where = (later.edge, said.subject, alarm)
+        at_ms, number = self._early.get(where, (0, -1))
+        if number < 0 or (later.numbered and number <= said.sequence):
+            return None
+        if not later.numbered:
+            self._forget(where)
+        return at_ms
+
+    def _forget(self, where: tuple[str, bytes, bool]) -> None:
+        known = self._early.pop(where, None)
+        if known is not None:
+            edge, subject, alarm = where
+            self._acts.removed.append((edge, _kept(subject, known[1], alarm=alarm)))
 
     def _remove(self, where: tuple[str, bytes], met: list[Waiting]) -> None:
         left = [waiting for waiting in self._waiting.get(where, ()) if waiting not in met]
@@ -153,18 +201,35 @@ class Deferred:
         due = self._due.get(stage)
         if due is None:
             return
-        sent = [waiting for waiting in self._fired[stage] if waiting.fired_ms < sent_ms]
-        self._fired[stage] = [waiting for waiting in self._fired[stage] if waiting.fired_ms >= sent_ms]
-        suspects = [waiting for waiting in sent if waiting.open and not waiting.alarmed]
+        fired, self._fired[stage] = self._fired[stage], []
+        suspects: list[Any] = []
+        for waiting in fired:
+            if waiting.open and not waiting.alarmed:
+                sent = waiting.fired_ms < sent_ms and waiting.fires_ms < timers_ms
+                (suspects if sent else self._fired[stage]).append(waiting)
         if suspects:
             # Its timers are on its own topic now: it must have handled them before silence means anything.
             topics, after = self._contract.answers_on[stage], self._contract.commands[stage]
-            self._suspects.append(Barrier(stage, topics, list(suspects), after=after))
-        while due and due[0].due_ms + MARGIN_MS < timers_ms:
+            self._suspects.append(Barrier(stage, topics, suspects, after=after))
+        not_set: list[Waiting] = []
+        while due and due[0].fires_ms < timers_ms:
             waiting = heapq.heappop(due)
-            if waiting.open and not waiting.alarmed:
+            if not waiting.open or waiting.alarmed:
+                continue
+            if self._is_set(waiting):
                 waiting.fired_ms = said_ms
                 self._fired[stage].append(waiting)
+            else:
+                not_set.append(waiting)
+        for waiting in not_set:
+            heapq.heappush(due, waiting)
+
+    def _is_set(self, waiting: Waiting) -> bool:
+        """Whether the stage has a timer for this: it sets one when it handles what obliges, however late."""
+        stage, place = waiting.later.stage, waiting.handoff.place
+        if place.topic not in self._contract.reads.get(stage, ()):
+            return True  # its own event: the timer was stored with it
+        return self._ledger.commits_of(stage).get(place, -1) > waiting.handoff.offset
 
     def barriers(self) -> list[Barrier]:
         """Give the barriers behind which timers will be judged."""
@@ -196,8 +261,9 @@ class Deferred:
         """Take up where an earlier process stopped."""
         for found in waiting:
             self._expect(found)
-        for edge, subject, at_ms in early:
-            self._early[edge, subject] = at_ms
+        for edge, name, at_ms in early:
+            subject, number, alarm = _unkept(name)
+            self._early[edge, subject, alarm] = (at_ms, number)
 
     def later_of(self, edge: str) -> Later | None:
         """Find a deferred edge by its name."""
@@ -223,3 +289,14 @@ class Deferred:
 
     def _all_open(self) -> Iterable[Waiting]:
         return (waiting for found in self._waiting.values() for waiting in found if waiting.open)
+
+
+def _kept(subject: bytes, number: int, *, alarm: bool) -> bytes:
+    """Name an early act for the store."""
+    return b"%b\0%d%b" % (subject, number, b"!" if alarm else b"") if number or alarm else subject
+
+
+def _unkept(name: bytes) -> tuple[bytes, int, bool]:
+    """Read what `_kept` wrote: subject, number, whether it was an alarm."""
+    subject, _, mark = name.partition(b"\0")
+    return subject, int(mark.rstrip(b"!") or 0), mark.endswith(b"!")

@@ -10,6 +10,8 @@ from chassis.transport import Record
 
 NOTHING = b""
 _NO_HEADERS: dict[str, bytes] = {}
+MOST_PARTS = 62
+"""Parts are bits of a number that the store keeps in 64."""
 
 
 class Said(NamedTuple):
@@ -32,6 +34,11 @@ def read_said(record: Record) -> Said:
     """Read one record's headers; whatever is missing or odd is empty or zero, nothing is raised."""
     headers = dict(record.headers) if record.headers else _NO_HEADERS
     cause = headers.get("ce_causationid") or NOTHING
+    part = total = 1
+    if cause:
+        part, total = _number(headers.get("ce_handoffk"), 1), _number(headers.get("ce_handoffn"), 1)
+        if not 0 < part <= total <= MOST_PARTS:
+            part = total = 1
     return Said(
         record.offset,
         record.timestamp,
@@ -39,8 +46,8 @@ def read_said(record: Record) -> Said:
         headers.get("ce_type") or NOTHING,
         headers.get("ce_source") or NOTHING,
         cause,
-        _number(headers.get("ce_handoffk"), 1) if cause else 1,
-        _number(headers.get("ce_handoffn"), 1) if cause else 1,
+        part,
+        total,
         _number(headers.get("ce_sequence"), 0),
         headers.get("ce_sequenceof") or record.key or NOTHING,
         headers.get("ce_time") or NOTHING,

@@ -217,8 +217,9 @@ class Ledger:
         if handoff is None:
             handoff = owner.watched.get(key) or _at(owner.watched.values(), at, offset)
         if handoff is not None:
-            self._died(owner, handoff, said.event_id, said.at_ms)
-            return
+            if handoff.state is State.OPEN or handoff.state in WATCHED:
+                self._died(owner, handoff, said.event_id, said.at_ms)
+            return  # else it was sent again and answered, and that was read first
         if key not in owner.early:
             effect = Effect(key, group, State.DEAD_LETTERED, at, offset, said.at_ms, said.event_id)
             owner.early[key] = effect
@@ -303,6 +304,7 @@ class Ledger:
             self._changes.early.append(effect)
         if effect.dead:
             effect.answer = said.event_id  # it had died, was sent again, and is answered now
+            group.letters -= 1
         effect.parts |= 1 << said.part
         effect.total = max(effect.total, said.total)
 

@@ -164,8 +164,9 @@ class Sequences:
                 ]
 
     def forget(self, counts: Iterable[tuple[str, bytes]]) -> None:
-        """Forget what the store has pruned."""
+        """Forget what the store has pruned: what is said of it again does not begin with 1."""
         for writer, subject in counts:
+            self.from_the_beginning = False
             self._counts.get(writer, {}).pop(subject, None)
 
     @property

@@ -44,6 +44,7 @@ class Watched:
         self.armed: dict[str, str] = {}
         self.down: set[str] = set()
         self.deaths = 0
+        self._starting = asyncio.Lock()
 
     async def start(self) -> None:
         self.place = await asyncio.to_thread(self.world.start_stack)
@@ -75,6 +76,10 @@ class Watched:
         return {**TIMES, **losses, **armed}
 
     async def raise_the_dead(self) -> None:
+        async with self._starting:
+            await self._raise_the_dead()
+
+    async def _raise_the_dead(self) -> None:
         for stage in STAGES:
             if stage not in self.down and self.world.pid_of(stage) is None:
                 self.deaths += 1
@@ -191,7 +196,7 @@ async def watched():
 
 
 async def test_skipped_outputs_are_named_and_what_was_stored_is_sent_again(watched):
-    await watched.arm("lose_output=every:23", *STAGES)
+    await watched.arm("lose_output=every:17", *STAGES)
     await watched.play(700, 120, seed=41)
     await watched.quiet()
     await watched.judged(at_least=250)
