@@ -550,6 +550,8 @@ class Offsets:
 
 async def commit_for(connection: Connection, group: str, offsets: Mapping[Place, int]) -> None:
     """Commit offsets in the name of a group that has no members; raises Transient, e.g. when it has some."""
+    if not offsets:
+        return
     consumer = reader(connection, group=group)
     try:
         await consumer.start()

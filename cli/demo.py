@@ -94,6 +94,7 @@ class Demo:
             if self._load.drop:
                 await ledger.mend(self._load.drop, within)
             await self._count(counting, playing, within)
+            await telephony.manifest()
             found = await ledger.verdict()
         finally:
             await asyncio.gather(people.stop(), counting.stop(), publisher.stop())

@@ -16,6 +16,7 @@ from chassis.faults import insist
 from chassis.ids import foreign_id
 from chassis.kafka import KafkaPublisher
 from chassis.message import Writer, time_header
+from chassis.roots import new_id
 from chassis.transport import Outgoing
 from chassis.vault import Vault
 from cli.texts import scripts
@@ -122,12 +123,19 @@ def _call(
     ]
 
 
+_SOURCE = "telephony"
+
+
 class Telephony:
-    """Publishes call events as an adapter does: deterministic ids, numbers sealed at the edge."""
+    """Publishes call events as an adapter does: deterministic ids, telephone numbers sealed at the edge.
+
+    It counts what it publishes, so that the ledger can tell what never arrived.
+    """
 
     def __init__(self, publisher: KafkaPublisher, vault: Vault) -> None:
         self._publisher, self._vault = publisher, vault
         self._writer = Writer("telephony")
+        self._since, self._count = utc_now(), 0
 
     async def publish(self, facts: Sequence[Fact]) -> None:
         """Seal and send a run of call events, in order; tries until it works, as an adapter must."""
@@ -150,7 +158,26 @@ class Telephony:
             uid=foreign_id("telephony", fact.key, at),
             at=time_header(at),
             correlation=correlation,
+            sequence=self._next(),
+            numbered_for=_SOURCE,
         )
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+    async def manifest(self) -> None:
+        """Say how much was published since the start: what is missing then is proved to be lost."""
+        body = telephony.ManifestPublished(
+            source=_SOURCE,
+            from_seq=1,
+            to_seq=self._count,
+            count=self._count,
+            period_from=self._since,
+            period_to=utc_now(),
+        )
+        message = self._writer.write(body, uid=new_id(), at=time_header(body.period_to), correlation=_SOURCE)
+        await insist(partial(self._publisher.publish, [message]))
 
     async def replay(self, facts: Iterable[Fact], batch: int = 60) -> int:
         """Send a recording, much faster than it happened; returns how many events."""

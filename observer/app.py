@@ -325,7 +325,7 @@ class Observer:
             positions=positions,
             commits=commits,
             candidates=candidates,
-            now_ms=now_ms,
+            now_ms=epoch_ms(),
             blind=[
                 (item.place, item.first, item.following, "topic made anew" if item.recreated else "retention")
                 for item in unread

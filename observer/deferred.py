@@ -99,20 +99,22 @@ class Deferred:
                 self._department.pop(next(iter(self._department)))
 
     def _obliged(self, later: Later, place: Place, said: Said) -> None:
-        where = (later.edge, said.subject)
+        # Numbered together means about the same thing; telephony's numbers count for its source.
+        subject = said.subject if later.numbered else said.key
+        where = (later.edge, subject)
         key = key_of(said.event_id + b"@" + later.edge.encode())
         if any(waiting.handoff.key == key for waiting in self._waiting.get(where, ())):
             return
         handoff = Handoff(key, place, said.offset, said.at_ms, Owed(later.edge, later.stage))
         begins = time_ms(said.time) or said.at_ms
         due_ms = begins + later.within_ms
-        self._ledger.note_opened(handoff, said, due_ms)
-        acted_ms = self._said_early(later, said, alarm=False)
-        alarmed_ms = self._said_early(later, said, alarm=True)
+        self._ledger.note_opened(handoff, said, due_ms, subject)
+        acted_ms = self._said_early(later, said, subject, alarm=False)
+        alarmed_ms = self._said_early(later, said, subject, alarm=True)
         if acted_ms is not None:
             self._ledger.settle(handoff, State.DISCHARGED, b"", acted_ms)
             return
-        waiting = Waiting(handoff, later, said.subject, said.sequence, due_ms)
+        waiting = Waiting(handoff, later, subject, said.sequence, due_ms)
         self._expect(waiting)
         if alarmed_ms is not None:
             self._alarm(waiting, b"")
@@ -162,9 +164,9 @@ class Deferred:
         if len(self._early) > _REMEMBERED:
             self._forget(next(iter(self._early)))
 
-    def _said_early(self, later: Later, said: Said, *, alarm: bool) -> int | None:
+    def _said_early(self, later: Later, said: Said, subject: bytes, *, alarm: bool) -> int | None:
         """When an act or alarm was said that answers this, if it was read before."""
-        where = (later.edge, said.subject, alarm)
+        where = (later.edge, subject, alarm)
         at_ms, number = self._early.get(where, (0, -1))
         if number < 0 or (later.numbered and number <= said.sequence):
             return None

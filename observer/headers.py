@@ -15,7 +15,7 @@ MOST_PARTS = 62
 
 
 class Said(NamedTuple):
-    """The headers that matter of one record, as bytes; `subject` is what its sequence counts for."""
+    """What matters of one record, as bytes: `key` is its case or call, `subject` what `sequence` counts."""
 
     offset: int
     at_ms: int
@@ -28,12 +28,14 @@ class Said(NamedTuple):
     sequence: int
     subject: bytes
     time: bytes
+    key: bytes = NOTHING
 
 
 def read_said(record: Record) -> Said:
     """Read one record's headers; whatever is missing or odd is empty or zero, nothing is raised."""
     headers = dict(record.headers) if record.headers else _NO_HEADERS
     cause = headers.get("ce_causationid") or NOTHING
+    key = record.key or NOTHING
     part = total = 1
     if cause:
         part, total = _number(headers.get("ce_handoffk"), 1), _number(headers.get("ce_handoffn"), 1)
@@ -49,8 +51,9 @@ def read_said(record: Record) -> Said:
         part,
         total,
         _number(headers.get("ce_sequence"), 0),
-        headers.get("ce_sequenceof") or record.key or NOTHING,
+        headers.get("ce_sequenceof") or key,
         headers.get("ce_time") or NOTHING,
+        key,
     )
 
 

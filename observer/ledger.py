@@ -99,6 +99,7 @@ class Opened(NamedTuple):
     due_ms: int = 0
     answer: bytes = b""
     settled_ms: int = 0
+    subject: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,10 +324,10 @@ class Ledger:
 
     # ------------------------------------------------------------ changes for the store
 
-    def note_opened(self, handoff: Handoff, said: Said, due_ms: int = 0) -> None:
-        """Have the store keep a handoff that begins now; `due_ms` is the deadline of a deferred one."""
+    def note_opened(self, handoff: Handoff, said: Said, due_ms: int = 0, subject: bytes = b"") -> None:
+        """Have the store keep a handoff that begins now; a deferred one has a deadline and a subject."""
         self._fresh[handoff] = len(self._changes.opened)
-        self._changes.opened.append(Opened(handoff, said, due_ms))
+        self._changes.opened.append(Opened(handoff, said, due_ms, subject=subject))
 
     def settle(self, handoff: Handoff, state: State, answer: bytes, at_ms: int) -> None:
         """Have the store keep how a handoff stands now."""

@@ -100,7 +100,7 @@ class Desk:
         body = _parsed(telephony.ManifestPublished, record)
         if body is not None:
             subject, said_by = said.source, f"its manifest up to {body.to_seq}"
-            self._sequences.take_end(UPSTREAM, subject, body.to_seq, place, said, said_by)
+            self._sequences.take_end(UPSTREAM, subject, body.to_seq, place, said, said_by, body.from_seq)
 
     def _closed(self, place: Place, said: Said, record: Record) -> None:
         body = _parsed(feedback.CaseClosed, record)

@@ -23,13 +23,14 @@ MANY = 10_000
 
 @dataclass(slots=True, eq=False)
 class Count:
-    """How far one writer has counted for one subject, and which numbers have not come."""
+    """How far one writer has counted for one subject, from `first` on, and which numbers have not come."""
 
     writer: str
     subject: bytes
     following: int
     missing: set[int] = field(default_factory=set)
     changed: bool = False
+    first: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Sequences:
         count = self._counts[writer].get(subject)
         if count is None:
             begins = 1 if self.from_the_beginning and writer != UPSTREAM else number
-            count = self._counts[writer][subject] = Count(writer, subject, begins)
+            count = self._counts[writer][subject] = Count(writer, subject, begins, first=begins)
         if number == count.following:
             count.following = number + 1
         elif number > count.following:
@@ -77,39 +78,57 @@ class Sequences:
         elif number in count.missing:
             count.missing.discard(number)
             self._ledger.mend(writer, _key(count, number), said.event_id, said.at_ms)
+        elif number < count.first:
+            # Partitions are read in any order: the first number that was seen need not be the first.
+            self._suspect(count, range(number + 1, count.first), place, said)
+            count.first = number
         else:
             return
         self._note(count)
 
     def take_end(
-        self, writer: str, subject: bytes, last: int, place: Place, said: Said, said_by: str
+        self,
+        writer: str,
+        subject: bytes,
+        last: int,
+        place: Place,
+        said: Said,
+        said_by: str,
+        first: int | None = None,
     ) -> None:
-        """Note that a writer has said everything up to `last`: a closing digest, or a manifest."""
+        """Note that a writer has said everything up to `last` (from `first` on): a digest, or a manifest."""
         counts = self._counts.get(writer)
         if counts is None or last <= 0:
             return
         count = counts.get(subject)
         if count is None:
-            count = counts[subject] = Count(writer, subject, 1 if self.from_the_beginning else last + 1)
+            begins = first or (1 if self.from_the_beginning else last + 1)
+            count = counts[subject] = Count(writer, subject, begins, first=begins)
+        if first is not None and first < count.first and count.first - first < MANY:
+            count.missing.update(range(first, count.first))
+            count.first = first
+            self._note(count)
         if last >= count.following:
-            self._jumped(count, last + 1, place, said, said_by)
+            if last - count.following < MANY:
+                count.missing.update(range(count.following, last + 1))
             count.following = last + 1
             self._note(count)
-        elif count.missing:
-            self._fresh[writer] += [
-                Gap(count, number, place, said.offset, said.at_ms, said_by)
-                for number in count.missing
-                if number <= last
-            ]
+        # What was only guessed to be missing is proved by this word.
+        gone = sorted(number for number in count.missing if number <= last)
+        self._fresh[writer] += [
+            Gap(count, number, place, said.offset, said.at_ms, said_by) for number in gone
+        ]
 
-    def _jumped(self, count: Count, number: int, place: Place, said: Said, said_by: str = "") -> None:
-        if number - count.following <= MANY:
-            numbers = range(count.following, number)
+    def _jumped(self, count: Count, number: int, place: Place, said: Said) -> None:
+        self._suspect(count, range(count.following, number), place, said)
+        count.following = number + 1
+
+    def _suspect(self, count: Count, numbers: range, place: Place, said: Said) -> None:
+        if len(numbers) <= MANY:
             count.missing.update(numbers)
             self._fresh[count.writer] += [
-                Gap(count, number, place, said.offset, said.at_ms, said_by) for number in numbers
+                Gap(count, number, place, said.offset, said.at_ms, "") for number in numbers
             ]
-        count.following = number + 1
 
     def _note(self, count: Count) -> None:
         if not count.changed:

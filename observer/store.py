@@ -120,7 +120,7 @@ async def _write_handoffs(tx: Any, changes: Changes) -> None:
 
 
 def _row(opened: Opened) -> tuple[Any, ...]:
-    handoff, said, due_ms, answer, settled_ms = opened
+    handoff, said, due_ms, answer, settled_ms, subject = opened
     owed, place = handoff.owed, handoff.place
     return (
         handoff.key,
@@ -130,7 +130,7 @@ def _row(opened: Opened) -> tuple[Any, ...]:
         place.partition,
         handoff.offset,
         handoff.at_ms,
-        shown(said.subject),
+        shown(subject or said.key),
         _name(handoff.key, said),
         due_ms or None,
         said.sequence,
@@ -198,14 +198,15 @@ async def _write_counts(tx: Any, counts: Sequence[Count], now_ms: int) -> None:
         await tx.copy_records_to_table(
             "counted",
             records=[
-                (count.writer, count.subject, count.following, sorted(count.missing), now_ms)
+                (count.writer, count.subject, count.following, sorted(count.missing), now_ms, count.first)
                 for count in counts
             ],
         )
         await tx.execute(
-            "insert into counts (writer, subject, following, missing, changed_ms) select * from counted"
+            "insert into counts (writer, subject, following, missing, changed_ms, first) select"
+            " * from counted"
             " on conflict (writer, subject) do update set following = excluded.following,"
-            " missing = excluded.missing, changed_ms = excluded.changed_ms"
+            " missing = excluded.missing, changed_ms = excluded.changed_ms, first = excluded.first"
         )
 
 
@@ -371,7 +372,7 @@ async def restore(tx: Tx, contract: Contract, deferred: Deferred) -> Restored:
         _UNSETTLED,
     )
     effects = await tx.fetch("select * from early")
-    counts = await tx.fetch("select writer, subject, following, missing from counts")
+    counts = await tx.fetch("select writer, subject, following, missing, first from counts")
     acts = await tx.fetch("select edge, subject, at_ms from acts")
     waiting: list[Waiting] = []
     handoffs: list[Handoff] = []
@@ -390,7 +391,10 @@ async def restore(tx: Tx, contract: Contract, deferred: Deferred) -> Restored:
         handoffs,
         waiting,
         [_effect(row) for row in effects],
-        [Count(row["writer"], row["subject"], row["following"], set(row["missing"])) for row in counts],
+        [
+            Count(row["writer"], row["subject"], row["following"], set(row["missing"]), first=row["first"])
+            for row in counts
+        ],
         [(row["edge"], row["subject"], row["at_ms"]) for row in acts],
     )
 

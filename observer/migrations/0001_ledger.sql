@@ -69,6 +69,7 @@ create table counts (
     following   bigint not null,
     missing     bigint[] not null,
     changed_ms  bigint not null,
+    first       bigint not null default 1,
     primary key (writer, subject)
 ) with (fillfactor = 80);
 comment on table counts is 'How far each writer has counted for each subject, and which numbers have not come.';

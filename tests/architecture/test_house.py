@@ -81,9 +81,7 @@ def _imports(path: Path) -> set[str]:
     return names
 
 
-CLIENT_ROOMS = {
-    f"chassis/{room}.py" for room in ("kafka", "faults", "polling", "salvage", "following")
-}
+CLIENT_ROOMS = {f"chassis/{room}.py" for room in ("kafka", "faults", "polling", "salvage", "following")}
 
 
 def _calls(path: Path) -> set[str]:

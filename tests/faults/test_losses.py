@@ -153,8 +153,11 @@ class Watched:
                 " where v.grp <> 'canary' and v.edge not like 'number%'"
             )
 
-    async def judged(self, at_least: int, truth: Truth | None = None) -> None:
-        """The one comparison: what the ledger says is lost is what really has no answer."""
+    async def judged(self, at_least: int, truth: Truth | None = None, *, calm: bool = True) -> None:
+        """The one comparison: what the ledger says is lost is what really has no answer.
+
+        Where not calm, the observer itself and what it stands on were down in between.
+        """
         truth = await read_all(self.place, truth)
         named, lost = await self.named(), truth.unanswered
         verdicts = await self.verdicts()
@@ -172,7 +175,7 @@ class Watched:
             (ledger.event_id_of(row), row["grp"]) for row in verdicts if row["now"] == row["state"]
         } <= lost
         assert len(lost) >= at_least
-        assert p99 <= 2.0
+        assert p99 <= 2.0 or not calm
         assert max(times or [0]) <= 5.0
 
 
@@ -229,7 +232,7 @@ async def test_one_of_several_outputs_lost_is_partial(watched):
 @pytest.mark.parametrize(("kind", "seed"), [("commit", 43), ("rest", 44)])
 async def test_commits_before_the_work_lose_what_was_not_done(watched, kind, seed):
     """`commit`: the batch is committed and the process dies; `rest`: half of it was done before."""
-    await watched.arm(f"lose_{kind}=every:25", *STAGES)
+    await watched.arm(f"lose_{kind}=every:18", *STAGES)
     await watched.play(1_500, 60, seed=seed)
     await watched.quiet(300)
     await watched.judged(at_least=150)
@@ -431,7 +434,7 @@ async def test_everything_at_once_names_exactly_what_is_lost(watched):
     await asyncio.gather(*playing)
     await watched.quiet(300)
     truth = await read_all(watched.place)
-    await watched.judged(at_least=50, truth=truth)
+    await watched.judged(at_least=50, truth=truth, calm=False)
     injected = {line.split()[1] for line in (watched.folder / "losses").read_text().splitlines()}
     assert {event for event, _ in truth.unanswered} <= injected
 

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -22,7 +23,9 @@ from cli.world import Place as Where
 from observer import actions, store
 from observer.app import Observer, Superseded
 from observer.settings import ObserverSettings
+from schemas.feedback import CaseClosed
 from schemas.operations import LetterDied, Receipts, ReceiptsGiven, WatermarkPassed
+from schemas.telephony import ManifestPublished
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 
@@ -393,6 +396,45 @@ async def test_a_number_that_never_comes_is_a_gap_and_one_on_another_topic_is_no
         assert observer._sequences.missing["resolver"] == 1
         await bench.say("resolver.cases", DELIVERED, cause=causes[2], number=3)
         await bench.until(observer, bench.is_("recovered", "case-1#3", "resolver"))
+
+
+async def test_what_telephony_says_it_published_and_nobody_read_is_a_gap(bench):
+    for number in (1, 2, 4):
+        await bench.say("telephony.calls", "telephony.call-offered.v1", key=f"call-{number}", number=number)
+    manifest = ManifestPublished(
+        source="pbx", from_seq=1, to_seq=6, count=6, period_from=utc_now(), period_to=utc_now()
+    )
+    await bench.say_body(manifest, "telephony")
+    async with bench.observer() as observer:
+        for number in (3, 5, 6):
+            await bench.until(
+                observer, bench.is_("sequence gap", f"/hotline/telephony#{number}", "telephony")
+            )
+        async with ledger.session(bench.where) as tx:
+            (gap,) = await ledger.find(tx, "/hotline/telephony#5")
+            (verdict,) = await ledger.verdicts_of(tx, gap)
+        assert "manifest up to 6" in verdict["note"]
+        await bench.say("telephony.calls", "telephony.call-offered.v1", key="call-5", number=5)
+        await bench.until(observer, bench.is_("recovered", "/hotline/telephony#5", "telephony"))
+
+
+async def test_the_closing_digest_shows_the_last_word_that_was_lost(bench):
+    causes = [await bench.say("router.cases", ROUTED) for _ in range(2)]
+    body = CaseClosed(
+        case_id=UUID(int=7),
+        cycles=1,
+        outcome="upheld",
+        told=True,
+        rated=False,
+        counts={"resolver": 2, "router": 1},
+    )
+    for number, cause in enumerate(causes, 1):
+        await bench.say("resolver.cases", DELIVERED, cause=cause, number=number, key=str(UUID(int=7)))
+    await bench.say_body(body, "feedback")
+    await bench.commit_all("router", "resolver.cases", "feedback.cases")
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("sequence gap", f"{UUID(int=7)}#1", "router"))
+        assert await bench.state(f"{UUID(int=7)}#2", "resolver") is None
 
 
 async def test_a_timer_that_never_fired_is_proved_by_the_stages_watermarks(bench):
