@@ -8,10 +8,11 @@ DROPPED. No clock and no waiting time is part of it (`observer/barrier.py` keeps
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import NamedTuple
 
 from chassis.transport import Place
@@ -151,6 +152,7 @@ class _Group:
         "fresh_early",
         "letters",
         "name",
+        "on",
         "open",
         "passed",
         "queues",
@@ -160,6 +162,7 @@ class _Group:
     def __init__(self, name: str) -> None:
         self.name = name
         self.open: dict[bytes, Handoff] = {}
+        self.on: Counter[str] = Counter()
         self.watched: dict[bytes, Handoff] = {}
         self.again: set[bytes] = set()
         self.early: dict[bytes, Effect] = {}
@@ -168,6 +171,21 @@ class _Group:
         self.queues: dict[Place, deque[Handoff]] = {}
         self.passed: dict[tuple[Place, int], Handoff] = {}
         self.commits: dict[Place, int] = {}
+
+    def begin(self, handoff: Handoff) -> None:
+        """Keep an open handoff; in the order in which they were read."""
+        self.open[handoff.key] = handoff
+        self.on[handoff.owed.edge] += 1
+
+    def close(self, key: bytes) -> None:
+        """Let an open handoff go, if it is one."""
+        handoff = self.open.pop(key, None)
+        if handoff is not None:
+            self.on[handoff.owed.edge] -= 1
+
+
+_LOOK_AT = 5_000
+"""So many open handoffs are looked at for the oldest of each edge; they stand in the order of reading."""
 
 
 class Ledger:
@@ -229,7 +247,7 @@ class Ledger:
             self._changes.early.append(effect)
 
     def _died(self, group: _Group, handoff: Handoff, answer: bytes, at_ms: int) -> None:
-        group.open.pop(handoff.key, None)
+        group.close(handoff.key)
         group.watched[handoff.key] = handoff
         self.settle(handoff, State.DEAD_LETTERED, answer, at_ms)
 
@@ -243,7 +261,7 @@ class Ledger:
         self.note_opened(handoff, said)
         if group.early and self._met_early(group, handoff):
             return
-        group.open[key] = handoff
+        group.begin(handoff)
         queue = group.queues.get(place)
         if queue is None:
             queue = group.queues[place] = deque()
@@ -288,7 +306,7 @@ class Ledger:
                 if not handoff.answered:
                     self.settle(handoff, State.OPEN, b"", 0)
                     return
-            del group.open[key]
+            group.close(key)
             self.settle(handoff, state, said.event_id, said.at_ms)
             return
         handoff = group.watched.get(key)
@@ -448,7 +466,7 @@ class Ledger:
         """Let a verdict stand, after the store knows of no earlier answer."""
         handoff = verdict.handoff
         group = self._groups[handoff.owed.group]
-        group.open.pop(handoff.key, None)
+        group.close(handoff.key)
         self._forget_early(group, handoff.key)
         handoff.state = verdict.state
         if verdict.state in WATCHED:
@@ -458,7 +476,7 @@ class Ledger:
         """The store has this as answered long ago: a repeat, neither a loss nor an orphan."""
         handoff = verdict.handoff
         group = self._groups[handoff.owed.group]
-        group.open.pop(handoff.key, None)
+        group.close(handoff.key)
         self._forget_early(group, handoff.key)
         handoff.state = State.DISCHARGED
 
@@ -491,7 +509,7 @@ class Ledger:
             if group is None:
                 continue
             if handoff.state is State.OPEN:
-                group.open[handoff.key] = handoff
+                group.begin(handoff)
                 group.queues.setdefault(handoff.place, deque()).append(handoff)
             elif handoff.state in WATCHED:
                 group.watched[handoff.key] = handoff
@@ -509,9 +527,15 @@ class Ledger:
         """Count what is open on each edge that has any, with the append time of the oldest (ms)."""
         found: dict[str, tuple[int, int]] = {}
         for group in self._groups.values():
-            for handoff in group.open.values():
-                count, oldest = found.get(handoff.owed.edge, (0, handoff.at_ms))
-                found[handoff.owed.edge] = (count + 1, min(oldest, handoff.at_ms))
+            oldest: dict[str, int] = {}
+            at_ms = 0
+            for handoff in islice(group.open.values(), _LOOK_AT):
+                at_ms = handoff.at_ms
+                oldest[handoff.owed.edge] = min(oldest.get(handoff.owed.edge, at_ms), at_ms)
+            # An edge that is not among so many is younger than they are.
+            found.update(
+                {edge: (count, oldest.get(edge, at_ms)) for edge, count in group.on.items() if count}
+            )
         return found
 
     def watched_by_edge(self) -> dict[tuple[str, State], int]:

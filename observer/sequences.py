@@ -53,6 +53,7 @@ class Sequences:
         self._counts: dict[str, dict[bytes, Count]] = {name: {} for name in (*contract.groups, UPSTREAM)}
         self._fresh: dict[str, list[Gap]] = {name: [] for name in self._counts}
         self._changed: list[Count] = []
+        self._named: set[tuple[str, bytes, int]] = set()
         self.from_the_beginning = False
         """Whether everything was read since each topic's first record: then a count must begin with 1."""
 
@@ -77,10 +78,13 @@ class Sequences:
             self._jumped(count, number, place, said)
         elif number in count.missing:
             count.missing.discard(number)
+            self._named.discard((writer, subject, number))
             self._ledger.mend(writer, _key(count, number), said.event_id, said.at_ms)
         elif number < count.first:
             # Partitions are read in any order: the first number that was seen need not be the first.
-            self._suspect(count, range(number + 1, count.first), place, said)
+            # Unless every log was read from its first record, what lies between may have been deleted.
+            if self.from_the_beginning:
+                self._suspect(count, range(number + 1, count.first), place, said)
             count.first = number
         else:
             return
@@ -100,6 +104,8 @@ class Sequences:
         counts = self._counts.get(writer)
         if counts is None or last <= 0:
             return
+        if not self.from_the_beginning:
+            first = None  # what was deleted before anything was read is not lost
         count = counts.get(subject)
         if count is None:
             begins = first or (1 if self.from_the_beginning else last + 1)
@@ -149,7 +155,7 @@ class Sequences:
         everything that it reads, all that it ever numbered is acknowledged.
         """
         for writer, gaps in self._fresh.items():
-            missing = [gap for gap in gaps if gap.number in gap.count.missing]
+            missing = [gap for gap in gaps if self._is_news(gap)]
             self._fresh[writer] = []
             if not missing:
                 continue
@@ -165,13 +171,19 @@ class Sequences:
             if guessed:
                 yield Barrier(writer, topics, guessed, not_before_ms=now_ms + UNPROVED_WAIT_MS)
 
+    def _is_news(self, gap: Gap) -> bool:
+        """Whether a number is still missing, and was not named before."""
+        where = (gap.count.writer, gap.count.subject, gap.number)
+        return gap.number in gap.count.missing and where not in self._named
+
     def judge(self, barrier: Barrier) -> list[Verdict]:
-        """Name the numbers that did not come."""
-        return [
-            _verdict(gap, barrier)
-            for gap in barrier.suspects
-            if isinstance(gap, Gap) and gap.number in gap.count.missing
-        ]
+        """Name the numbers that did not come, each once: several records may have shown it."""
+        found = []
+        for gap in barrier.suspects:
+            if isinstance(gap, Gap) and self._is_news(gap):
+                self._named.add((gap.count.writer, gap.count.subject, gap.number))
+                found.append(_verdict(gap, barrier))
+        return found
 
     def restore(self, counts: Iterable[Count]) -> None:
         """Take up where an earlier process stopped; missing numbers are suspected again."""
