@@ -59,7 +59,10 @@ class Watched:
         self._supervisor = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
-        self._supervisor.cancel()
+        # A start that is under way in its thread goes on when its task is cancelled: let it end first.
+        self.down.update(PROCESSES)
+        async with self._starting:
+            self._supervisor.cancel()
         with suppress(asyncio.CancelledError):
             await self._supervisor
         await asyncio.gather(self.people.stop(), self.publisher.stop())
