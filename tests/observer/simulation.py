@@ -18,8 +18,8 @@ from chassis.transport import Place
 from observer.barrier import Barriers
 from observer.contract import contract_of
 from observer.deferred import Deferred, Waiting
-from observer.headers import Said, key_of
-from observer.ledger import LOST, UPSTREAM, WATCHED, Effect, Handoff, Ledger, State, Verdict
+from observer.headers import Said, key_of, time_ms
+from observer.ledger import LOST, UPSTREAM, WATCHED, Changes, Effect, Handoff, Ledger, State, Verdict
 from observer.sequences import Count, Sequences
 from schemas import feedback, intake, operations, resolver, router, telephony
 from schemas.envelope import BY_BODY, Body
@@ -32,6 +32,8 @@ PASS_TICKS = 5
 """The observer judges every 250 ms."""
 STALE_TICKS = 120
 """So long a batch may stay unsent before the stage's relay takes it."""
+METADATA_TICKS = 250
+"""So often clients ask for metadata by themselves."""
 KEPT_TICKS = 160
 """Retention deletes nothing younger: the observer's longest stall is shorter."""
 LONGEST_STALL = 50
@@ -76,13 +78,19 @@ REFUSED = {
     "resolver": _wire(resolver.CommandRefused),
     "feedback": _wire(feedback.CommandRefused),
 }
+_OF_CALLS = frozenset({CLOSED, LATE_RECORD, REFUSED["intake"]})
 COMMANDS = {
     "intake": intake.COMMANDS,
     "router": router.COMMANDS,
     "resolver": resolver.COMMANDS,
     "feedback": feedback.COMMANDS,
 }
-SAYS = {"intake": intake.CASES, "router": router.CASES, "resolver": resolver.CASES, "feedback": feedback.CASES}
+SAYS = {
+    "intake": intake.CASES,
+    "router": router.CASES,
+    "resolver": resolver.CASES,
+    "feedback": feedback.CASES,
+}
 TIMED = {
     "intake": (CALL_ENDED, frozenset({CLOSED, RECORDED, LATE_RECORD}), 10 * MINUTE_MS),
     "resolver": (DELIVERED, frozenset({ACCEPTED, ESCALATED}), 120 * MINUTE_MS),
@@ -91,8 +99,12 @@ TIMED = {
 """By stage: what must be followed in time, by what, within how long."""
 SOURCES = (b"/pbx/a", b"/pbx/b")
 
-Template: TypeAlias = tuple[bytes, bytes, bytes, bytes, int, int, int, bytes, bytes]
+Template: TypeAlias = tuple[bytes, bytes, bytes, bytes, int, int, int, bytes, bytes, bytes]
 """A record before it is appended: `Said` without its offset and time."""
+Out: TypeAlias = tuple[str, int, bytes, bytes]
+"""What a decision says: topic, key, wire type, and for which subject it is numbered (none if empty)."""
+Outgoing: TypeAlias = tuple[str, int, Template, tuple[str, str, Any] | None]
+"""A record as the outbox keeps it; the last is what `Spoken` adds."""
 Named: TypeAlias = tuple[bytes, str]
 """An event's id, and the group that owes it an answer."""
 
@@ -168,7 +180,7 @@ class Batch:
 
     def __init__(self, number: int, since_tick: int, since_ms: int) -> None:
         self.number = number
-        self.outputs: list[tuple[str, int, Template, tuple[str, str, Any] | None]] = []
+        self.outputs: list[Outgoing] = []
         self.answers: list[bytes] = []
         self.letters: list[tuple[Log, int]] = []
         self.since_tick, self.since_ms = since_tick, since_ms
@@ -221,7 +233,6 @@ class World:
         self.cases = 0
         self.upstream = dict.fromkeys(SOURCES, 0)
         self.delayed = 0
-        self.songs: list[bytes] = []
         self.recorded: set[int] = set()
         self.accepted: set[int] = set()
         self.told: set[int] = set()
@@ -278,7 +289,7 @@ class World:
     def say(self, topic: str, key: int, wire: bytes, subject: bytes) -> Template:
         """Let somebody outside the stages say something."""
         at = self.header("people")
-        template = (self.new_id(), wire, b"/people", b"", 1, 1, 0, subject, at)
+        template = (self.new_id(), wire, b"/people", b"", 1, 1, 0, subject, at, subject)
         self.append(topic, key, template)
         return template
 
@@ -311,7 +322,7 @@ class World:
                 self.headers.clear()
             for group in self.groups.values():
                 group.misfortune()
-            if self.rng.random() < 0.05:
+            if self.rng.random() < 0.1:
                 self._retain()
             if self.rng.random() < 0.01:
                 self._say_of_nothing()
@@ -381,8 +392,9 @@ class World:
         self.upstream[source] += 1
         number = self.upstream[source]
         who = source.decode()
-        subject = b"call-%d" % n
-        template = (self.new_id(), CALL_ENDED, source, b"", 1, 1, number, subject, self.header(who))
+        at, call = self.header(who), b"call-%d" % n
+        # Telephony numbers what a source says, not what is said of a call.
+        template = (self.new_id(), CALL_ENDED, source, b"", 1, 1, number, source, at, call)
         draw = rng.random()
         if draw < 0.003 and number > 20:
             self.truth.numbers.add((UPSTREAM, source, number))
@@ -410,13 +422,13 @@ class World:
             self.soon(20, lambda: self._manifest(source))
             return
         last = self.upstream[source]
-        template = (self.new_id(), MANIFEST, source, b"", 1, 1, 0, source, self.header(source.decode()))
+        at = self.header(source.decode())
+        template = (self.new_id(), MANIFEST, source, b"", 1, 1, 0, source, at, source)
         self.append(telephony.TOPIC, last, template, ("manifest", "", last))
 
     def _sing(self) -> None:
         template = self.say(operations.CANARY, 0, SUNG, b"song")
         self.truth.lost[template[0], operations.CANARY_GROUP] = "canary"
-        self.songs.append(template[0])
 
     def _commit_songs(self) -> None:
         [log] = self.topics[operations.CANARY]
@@ -428,14 +440,13 @@ class World:
         """A stage answers what never was; somebody writes what nobody understands."""
         group = self.groups[self.rng.choice(STAGES)]
         if self.rng.random() < 0.5:
-            cause, subject = self.new_id(), b"case-0"
-            template = (
-                self.new_id(), REFUSED[group.name], group.source, cause, 1, 1, 0, subject, self.header(group.name)
-            )  # fmt: skip
+            cause, case, at = self.new_id(), b"case-0", self.header(group.name)
+            wire = REFUSED[group.name]
+            template = (self.new_id(), wire, group.source, cause, 1, 1, 0, case, at, case)
             self.append(SAYS[group.name], self.rng.randrange(99), template)
             self.truth.orphans.add((cause, group.name))
         else:
-            template = (b"", RUBBISH, b"", b"", 1, 1, 0, b"", b"no time")
+            template = (b"", RUBBISH, b"", b"", 1, 1, 0, b"", b"no time", b"")
             self.append(COMMANDS[group.name], self.rng.randrange(99), template)
 
     # ------------------------------------------------------------ the log
@@ -443,7 +454,14 @@ class World:
     def _grow(self) -> None:
         """Add a partition; the groups that read the topic learn of it later."""
         topic = self.rng.choice(
-            [telephony.TOPIC, intake.CASES, router.CASES, resolver.CASES, "departments.cards", resolver.COMMANDS]
+            [
+                telephony.TOPIC,
+                intake.CASES,
+                router.CASES,
+                resolver.CASES,
+                "departments.cards",
+                resolver.COMMANDS,
+            ]
         )
         log = Log(Place(topic, len(self.topics[topic])))
         self.topics[topic].append(log)
@@ -502,7 +520,11 @@ class World:
                 if draw < 0.8:
                     self.append(group.home[name], _key(template), template)
         for name, group_name in list(self.truth.lost):
-            if group_name in self.groups and (name, group_name) not in self.truth.mended and rng.random() < 0.5:
+            if (
+                group_name in self.groups
+                and (name, group_name) not in self.truth.mended
+                and rng.random() < 0.5
+            ):
                 self.groups[group_name].redrive(name)
 
 
@@ -517,7 +539,7 @@ def _said(entry: Any) -> Said:
 
 
 def _key(template: Template) -> int:
-    return int(template[7][5:])
+    return int(template[9][5:])
 
 
 # ---------------------------------------------------------------------- the stages
@@ -541,20 +563,22 @@ class Group:
         self.sequence: dict[bytes, int] = {}
         self.poison: dict[bytes, Template] = {}
         self.home: dict[bytes, str] = {}
-        self.kept: dict[bytes, list[tuple[str, int, Template, tuple[str, str, Any] | None]]] = {}
+        self.kept: dict[bytes, list[Outgoing]] = {}
         self.doomed: dict[bytes, str] = {}
         self.records: dict[bytes, tuple[str, Template]] = {}
-        self.waiting: list[tuple[int, bytes, list[tuple[str, int, bytes, bytes]]]] = []
+        self.waiting: list[tuple[int, bytes, list[Out]]] = []
         self.timers: list[tuple[int, int]] = []
         self.timer_late = 0
         self.down_until = self.down_since = 0
         self.pace = 40
         self.slow_until = 0
+        self.careless_until = 0
+        self.forgotten = False
         self.handlers = self._handlers()
         self.workers: list[Worker] = []
         self._share_out()
 
-    def _handlers(self) -> dict[bytes, Callable[[int, Said], list[tuple[str, int, bytes, bytes]]]]:
+    def _handlers(self) -> dict[bytes, Callable[[int, Said], list[Out]]]:
         return {
             "intake": {CALL_ENDED: self._ended, RECORDING: self._record, FIRED["intake"]: self._wrap_up},
             "router": {RECORDED: self._route, RULED: self._rule, FIRED["router"]: self._nothing},
@@ -567,70 +591,70 @@ class Group:
             "feedback": {RESOLVED: self._open, TELLING: self._tell, FIRED["feedback"]: self._remind},
         }[self.name]
 
-    # ------------------------------------------------------------ decisions: outputs as (topic, key, wire, subject)
+    # ------------------------------------------------------------ decisions
 
-    def _ended(self, n: int, said: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _ended(self, n: int, said: Said) -> list[Out]:
         if n in self.world.recorded:
             return []
         if n % 11 == 0:
             self.world.recorded.add(n)
-            return [(intake.CASES, n, CLOSED, said.subject)]
-        self.set_timer(n, int(datetime.fromisoformat(said.time.decode()).timestamp() * 1000) + 10 * MINUTE_MS)
+            return [(intake.CASES, n, CLOSED, said.key)]
+        self.set_timer(n, time_ms(said.time) + 10 * MINUTE_MS)
         return []
 
-    def _record(self, n: int, said: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _record(self, n: int, said: Said) -> list[Out]:
         if n in self.world.recorded:
             return [(intake.CASES, n, REFUSED["intake"], b"")]
         self.world.recorded.add(n)
         return [(intake.CASES, n, RECORDED, said.subject)]
 
-    def _wrap_up(self, n: int, said: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _wrap_up(self, n: int, said: Said) -> list[Out]:
         return [] if n in self.world.recorded else [(intake.CASES, n, LATE_RECORD, said.subject)]
 
-    def _route(self, n: int, _: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _route(self, n: int, _: Said) -> list[Out]:
         if n % 23 == 0:
             self.world.command("router", n, RULED, 30)
             return [(router.CASES, n, PARKED, b"case-%d" % n)]
         return [] if n % 29 == 0 else [(router.CASES, n, ROUTED, b"case-%d" % n)]
 
-    def _rule(self, n: int, said: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _rule(self, n: int, said: Said) -> list[Out]:
         return [(router.CASES, n, ROUTED, said.subject)]
 
-    def _nothing(self, _: int, __: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _nothing(self, _: int, __: Said) -> list[Out]:
         return []
 
-    def _deliver(self, n: int, said: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _deliver(self, n: int, said: Said) -> list[Out]:
         # The deadline is the router's: it is counted from the moment of routing, on the router's clock.
-        self.set_timer(n, int(datetime.fromisoformat(said.time.decode()).timestamp() * 1000) + 120 * MINUTE_MS)
+        self.set_timer(n, time_ms(said.time) + 120 * MINUTE_MS)
         if self.rng.random() < 0.95:
             self.world.command("resolver", n, ACCEPTING, 60)
         department = f"departments.{DEPARTMENTS[n % len(DEPARTMENTS)]}"
         return [(resolver.CASES, n, DELIVERED, said.subject), (department, n, ASSIGNED, said.subject)]
 
-    def _accept(self, n: int, said: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _accept(self, n: int, said: Said) -> list[Out]:
         if n in self.world.accepted:
             return [(resolver.CASES, n, REFUSED["resolver"], b"")]
         self.world.accepted.add(n)
         self.world.command("resolver", n, RESOLVING, 60)
         return [(resolver.CASES, n, ACCEPTED, said.subject)]
 
-    def _resolve(self, n: int, said: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _resolve(self, n: int, said: Said) -> list[Out]:
         return [(resolver.CASES, n, RESOLVED, said.subject)]
 
-    def _escalate(self, n: int, said: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _escalate(self, n: int, said: Said) -> list[Out]:
         return [] if n in self.world.accepted else [(resolver.CASES, n, ESCALATED, said.subject)]
 
-    def _open(self, n: int, said: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _open(self, n: int, said: Said) -> list[Out]:
         self.set_timer(n, self.world.clock_ms(self.name) + 24 * 60 * MINUTE_MS)
         if self.rng.random() < 0.95:
             self.world.command("feedback", n, TELLING, 60)
         return [(feedback.CASES, n, OPENED, said.subject)]
 
-    def _tell(self, n: int, said: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _tell(self, n: int, said: Said) -> list[Out]:
         self.world.told.add(n)
         return [(feedback.CASES, n, TOLD, said.subject), (feedback.CASES, n, CASE_CLOSED, said.subject)]
 
-    def _remind(self, n: int, said: Said) -> list[tuple[str, int, bytes, bytes]]:
+    def _remind(self, n: int, said: Said) -> list[Out]:
         return [] if n in self.world.told else [(feedback.CASES, n, LATE_TELLING, said.subject)]
 
     # ------------------------------------------------------------ one batch
@@ -638,39 +662,20 @@ class Group:
     def handle(self, records: Sequence[tuple[Log, Said]]) -> tuple[Batch | None, set[int], list[bytes]]:
         """Decide a batch and store it; gives it, what must be sent before it, and the inputs that owe."""
         batch = Batch(self.batches, self.world.tick, self.world.clock_ms(self.name))
-        seen, handlers, random = self.seen, self.handlers, self.rng.random
+        fresh, again, owed = self._sort_out(batch, records)
+        handlers, random = self.handlers, self.rng.random
         odd = 0.0 if self.world.calm else self.world.setup.losses
-        again: set[int] = set()
-        owed: list[bytes] = []
         receipts: list[bytes] = []
-        fresh: list[bytes] = []
-        for log, said in records:
-            handler = handlers.get(said.wire)
-            if handler is None:
-                if said.wire is RUBBISH:
-                    self._letter(batch, log, said)
-                continue
-            name = said.event_id
-            if name in self.poison:
-                self._letter(batch, log, said)
-                continue
-            owed.append(name)
-            if name in seen:
-                number = self.batch_of.get(name)
-                if number is not None:
-                    again.add(number)
-                continue
-            seen.add(name)
-            fresh.append(name)
-            outs = handler(int(said.subject[5:]), said)
+        for log, said in fresh:
+            outs = handlers[said.wire](int(said.key[5:]), said)
             if random() < odd:
                 self._go_wrong(batch, log, said, outs, receipts)
                 continue
             if outs:
                 self._say(batch, said, outs)
             else:
-                receipts.append(name)
-            batch.answers.append(name)
+                receipts.append(said.event_id)
+            batch.answers.append(said.event_id)
         if fresh:
             self._take_up_waiting(batch)
         if receipts:
@@ -679,21 +684,43 @@ class Group:
             return None, again, owed
         self.batches += 1
         self.unpublished[batch.number] = batch
-        for name in fresh:
-            self.batch_of[name] = batch.number
+        for _, said in fresh:
+            self.batch_of[said.event_id] = batch.number
         return batch, again, owed
 
-    def _say(
-        self, batch: Batch, said: Said, outs: Sequence[tuple[str, int, bytes, bytes]], cause: bytes = b""
-    ) -> None:
+    def _sort_out(
+        self, batch: Batch, records: Sequence[tuple[Log, Said]]
+    ) -> tuple[list[tuple[Log, Said]], set[int], list[bytes]]:
+        """Find what was not handled before; what cannot be handled gets its letter."""
+        fresh: list[tuple[Log, Said]] = []
+        again: set[int] = set()
+        owed: list[bytes] = []
+        for log, said in records:
+            name = said.event_id
+            if said.wire not in self.handlers:
+                if said.wire is RUBBISH:
+                    self._letter(batch, log, said)
+            elif name in self.poison:
+                self._letter(batch, log, said)
+            else:
+                owed.append(name)
+                if name not in self.seen:
+                    self.seen.add(name)
+                    fresh.append((log, said))
+                elif name in self.batch_of:
+                    again.add(self.batch_of[name])
+        return fresh, again, owed
+
+    def _say(self, batch: Batch, said: Said, outs: Sequence[Out], cause: bytes = b"") -> None:
         total, at, world = len(outs), self.world.header(self.name), self.world
         for part, (topic, key, wire, subject) in enumerate(outs, 1):
             number = 0
             if subject:
                 number = self.sequence[subject] = self.sequence.get(subject, 0) + 1
+            begun = said.key if wire in _OF_CALLS else b"case-%d" % key
             template = (
                 world.new_id(), wire, self.source, cause or said.event_id, part, total, number,
-                subject or said.subject, at,
+                subject or begun, at, begun,
             )  # fmt: skip
             spoken = None if wire is not CASE_CLOSED else ("digest", "", self._digest(subject))
             batch.outputs.append((topic, key, template, spoken))
@@ -704,20 +731,32 @@ class Group:
 
     def _receipts(self, batch: Batch, names: list[bytes]) -> None:
         template = (
-            self.world.new_id(), b"", self.source, b"", 1, 1, 0, self.name.encode(), self.world.header(self.name)
+            self.world.new_id(), b"", self.source, b"", 1, 1, 0, self.name.encode(),
+            self.world.header(self.name), self.name.encode(),
         )  # fmt: skip
         text = [name.decode() for name in names]
-        batch.outputs.append((operations.RECEIPTS, STAGES.index(self.name), template, ("receipts", self.name, text)))
+        batch.outputs.append(
+            (operations.RECEIPTS, STAGES.index(self.name), template, ("receipts", self.name, text))
+        )
 
     def _letter(self, batch: Batch, log: Log, said: Said) -> None:
         """Keep what cannot be handled and say so; most letters name only the place."""
         place, name = log.place, said.event_id
         where = f"{place.topic}/{place.partition}/{said.offset}".encode()
         named = bool(name) and len(name) % 2 == 1
-        template = (b"letter-" + where, b"", self.source, name if named else where, 1, 1, 0, where, b"")
-        batch.outputs.append(
-            (f"{self.name}.dead", 0, template, ("letter", self.name, (place, said.offset)))
+        template = (
+            b"letter-" + where,
+            b"",
+            self.source,
+            name if named else where,
+            1,
+            1,
+            0,
+            where,
+            b"",
+            where,
         )
+        batch.outputs.append((f"{self.name}.dead", 0, template, ("letter", self.name, (place, said.offset))))
         batch.letters.append((log, said.offset))
         if not name:
             self.world.truth.dead.setdefault((where, self.name), "rubbish")
@@ -747,7 +786,7 @@ class Group:
         batch: Batch,
         log: Log,
         said: Said,
-        outs: list[tuple[str, int, bytes, bytes]],
+        outs: list[Out],
         receipts: list[bytes],
     ) -> None:
         """Lose what should be said, or some of it; or only take longer than usual."""
@@ -755,7 +794,7 @@ class Group:
         self.records[name] = (log.place.topic, Said(*said)[2:])
         if not outs:
             self.doomed[name] = "receipt lost"
-            self._timer_is_broken(said.wire, int(said.subject[5:]))
+            self._timer_is_broken(said.wire, int(said.key[5:]))
             return
         draw = self.rng.random()
         if draw < 0.25 and all(out[2] not in _NEVER_WAITS for out in outs):
@@ -796,7 +835,7 @@ class Group:
         """Decide what had to wait for something: it has its receipt already."""
         for item in [item for item in self.waiting if item[0] <= self.world.tick]:
             self.waiting.remove(item)
-            said = Said(0, 0, item[1], b"", b"", b"", 1, 1, 0, item[2][0][3] or b"case-0", b"")
+            said = Said(0, 0, item[1], b"", b"", b"", 1, 1, 0, b"", b"", b"call-%d" % item[2][0][1])
             self._say(batch, said, item[2])
 
     # ------------------------------------------------------------ sending and committing
@@ -884,7 +923,8 @@ class Group:
         for n in due:
             subject = b"call-%d" % n if self.name == "intake" else b"case-%d" % n
             template = (
-                world.new_id(), FIRED[self.name], self.source, b"", 1, 1, 0, subject, world.header(self.name)
+                world.new_id(), FIRED[self.name], self.source, b"", 1, 1, 0, subject,
+                world.header(self.name), subject,
             )  # fmt: skip
             world.fired[template[0]] = (self.name, n)
             batch.outputs.append((COMMANDS[self.name], n, template, None))
@@ -903,7 +943,8 @@ class Group:
         timers = min(self.timers[0][0] if self.timers else now_ms, now_ms)
         sent = min([batch.since_ms for batch in self.unpublished.values()] + [now_ms])
         template = (
-            world.new_id(), b"", self.source, b"", 1, 1, 0, self.name.encode(), world.header(self.name)
+            world.new_id(), b"", self.source, b"", 1, 1, 0, self.name.encode(),
+            world.header(self.name), self.name.encode(),
         )  # fmt: skip
         content = (self.name, timers, sent, now_ms)
         world.append(operations.WATERMARKS, 0, template, ("watermark", self.name, content))
@@ -915,6 +956,9 @@ class Group:
         world = self.world
         if self.down_until > world.tick:
             return
+        if self.forgotten:
+            self.forgotten = False
+            world.committed += [(self.name, log.place, self.commits[log]) for log in self.logs]
         if self.timer_late <= world.tick:
             self.fire_timers()
         if self.unpublished:
@@ -922,13 +966,17 @@ class Group:
         if self.slow_until > world.tick and world.tick % 4:
             return
         for worker in self.workers:
+            if self.careless_until > world.tick and worker.lose_early():
+                self.careless_until = 0
             worker.step()
 
     @property
     def stands_still(self) -> bool:
         """Whether nothing has been said for long and nothing will be: what is deleted now is lost."""
         tick = self.world.tick
-        return self.down_until > tick + 5 and self.down_since + 2 * LONGEST_STALL < tick and not self.unpublished
+        return (
+            self.down_until > tick + 5 and self.down_since + 2 * LONGEST_STALL < tick and not self.unpublished
+        )
 
     @property
     def quiet(self) -> bool:
@@ -948,8 +996,8 @@ class Group:
         if rng.random() >= self.world.setup.trouble or self.down_until > tick:
             return
         draw = rng.random()
-        if draw < 0.2:
-            rng.choice(self.workers).lose_early()
+        if draw < 0.25:
+            self.careless_until = tick + 20
         elif draw < 0.4:
             self._share_out()
         elif draw < 0.5:
@@ -957,7 +1005,7 @@ class Group:
         elif draw < 0.6:
             self.timer_late = tick + rng.randrange(20, 80)
         else:
-            self._stand_still(draw)
+            self._stand_still((draw - 0.6) / 0.4)
         self.pace = rng.choice((2, 10, 40, 40, 100))
 
     def _stand_still(self, draw: float) -> None:
@@ -965,17 +1013,23 @@ class Group:
         rng, tick = self.rng, self.world.tick
         self._share_out()
         self.down_since, self.down_until = tick, tick + rng.choice((5, 20, 60, 200, 300))
-        if draw < 0.78:
+        if draw < 0.1:
+            # The broker forgets its offsets; it has them again when it begins anew, and commits what it knows.
+            self.forgotten = True
+            self.world.committed += [(self.name, log.place, None) for log in self.logs]
+        if draw < 0.3:
             return
         self.drain()
         offsets: dict[Log, int] = {}
         owed: list[bytes] = []
         for log in rng.sample(self.logs, 2):
-            if draw < 0.9:
+            if draw < 0.5:
                 at = max(log.start, self.commits[log] - rng.randrange(1, 60))
                 offsets[log] = min(at, self.commits[log])
             else:
-                offsets[log] = min(max(log.stable, self.commits[log]), self.commits[log] + rng.randrange(0, 12))
+                offsets[log] = min(
+                    max(log.stable, self.commits[log]), self.commits[log] + rng.randrange(0, 12)
+                )
                 owed += self._owed_between(log, self.commits[log], offsets[log])
         self.commit(offsets, owed, "operator skip")
         self._share_out()
@@ -983,7 +1037,11 @@ class Group:
     def _owed_between(self, log: Log, first: int, end: int) -> list[bytes]:
         found = []
         for entry in log.entries[first:end]:
-            if type(entry) is Said and entry.wire in self.handlers and (log, entry.offset) not in self.lettered:
+            if (
+                type(entry) is Said
+                and entry.wire in self.handlers
+                and (log, entry.offset) not in self.lettered
+            ):
                 found.append(entry.event_id)
                 if entry.event_id not in self.answered:
                     self.records[entry.event_id] = (log.place.topic, entry[2:])
@@ -1023,7 +1081,6 @@ class Group:
         if name in self.kept:
             for topic, key, template, spoken in self.kept.pop(name):
                 world.append(topic, key, template, spoken)
-                world.truth.numbers.discard((self.name, template[7], template[6]))
             world.truth.mended.add((name, self.name))
             world.redriven.add((name, self.name))
         elif name in self.records and name not in self.poison:
@@ -1156,19 +1213,22 @@ class Worker:
         self.abandon()
         self._begin()
 
-    def lose_early(self) -> None:
-        """Commit what was read before it is handled, and die: what auto-commit does."""
-        if self.phase or self.group.unpublished:
-            return
+    def lose_early(self) -> bool:
+        """Commit what was read before it is handled, and die, as auto-commit does; tells whether it could."""
+        if self.phase or self.group.unpublished or self.group.world.calm:
+            return False
         offsets, owed = {}, []
         for log in self.logs:
             position, end = self.positions[log], log.stable
             end = min(end, position + 5)
-            if position < end and position == max(self.group.commits[log], log.start):
+            if position < end:
                 offsets[log] = end
                 owed += self.group._owed_between(log, position, end)
+        if not owed:
+            return False
         self.group.commit(offsets, owed, "early commit")
         self.die()
+        return True
 
     @property
     def quiet(self) -> bool:
@@ -1239,7 +1299,7 @@ class Store:
         self.guarded = guarded
         self.rows: dict[tuple[bytes, str], Row] = {}
         self.early: dict[tuple[bytes, str], tuple[Any, ...]] = {}
-        self.counts: dict[tuple[str, bytes], tuple[int, frozenset[int]]] = {}
+        self.counts: dict[tuple[str, bytes], tuple[int, frozenset[int], int]] = {}
         self.acts: dict[tuple[str, bytes], int] = {}
         self.positions: dict[Place, tuple[int, int]] = {}
         self.commits: dict[tuple[str, Place], int] = {}
@@ -1247,14 +1307,33 @@ class Store:
 
     def write(self, watch: Watch, candidates: list[Verdict]) -> list[Verdict]:
         """Store a pass; gives the verdicts that nothing stored contradicts."""
+        self._write_changes(watch.ledger.drain())
+        for count in watch.sequences.drain():
+            known = (count.following, frozenset(count.missing), count.first)
+            self.counts[count.writer, count.subject] = known
+        acts = watch.deferred.drain()
+        for edge, subject, at_ms in acts.added:
+            self.acts.setdefault((edge, subject), at_ms)
+        for where in acts.removed:
+            self.acts.pop(where, None)
+        standing = [verdict for verdict in candidates if self._stands(verdict, watch.rule)]
+        about = {(verdict.handoff.key, verdict.handoff.owed.group) for verdict in standing}
+        assert len(about) == len(standing), "one row cannot be written twice in one statement"
+        for verdict in standing:
+            self._note(verdict)
+        self.positions |= {place: (at, watch.last.get(place, 0)) for place, at in watch.positions.items()}
+        for group in watch.ledger.contract.groups:
+            self.commits |= {(group, place): at for place, at in watch.ledger.commits_of(group).items()}
+        return standing
+
+    def _write_changes(self, changes: Changes) -> None:
         rows = self.rows
-        changes = watch.ledger.drain()
-        for handoff, said, due_ms, _, _ in changes.opened:
+        for handoff, said, due_ms, _, _, subject in changes.opened:
             key = (handoff.key, handoff.owed.group)
             if key not in rows:
                 rows[key] = Row(
                     handoff.state, handoff.parts, handoff.total, handoff.owed, handoff.place, handoff.offset,
-                    handoff.at_ms, said.subject, due_ms, said.sequence,
+                    handoff.at_ms, subject or said.key, due_ms, said.sequence,
                 )  # fmt: skip
         for settled in changes.settled:
             handoff = settled.handoff
@@ -1265,45 +1344,30 @@ class Store:
             self.early.pop((effect.key, effect.group), None)
         for effect in changes.early:
             self._keep(effect)
-        for count in watch.sequences.drain():
-            self.counts[count.writer, count.subject] = (count.following, frozenset(count.missing))
-        acts = watch.deferred.drain()
-        for edge, subject, at_ms in acts.added:
-            self.acts.setdefault((edge, subject), at_ms)
-        for where in acts.removed:
-            self.acts.pop(where, None)
-        standing = [verdict for verdict in candidates if self._stands(verdict, watch.rule)]
-        self.positions = {place: (at, watch.last.get(place, 0)) for place, at in watch.positions.items()}
-        self.commits = {
-            (group, place): offset
-            for group in watch.ledger.contract.groups
-            for place, offset in watch.ledger.commits_of(group).items()
-        }
-        return standing
 
     def _keep(self, effect: Effect) -> None:
         """A second write of an effect moves its parts only."""
-        known = self.early.get((effect.key, effect.group))
-        fixed = known[:6] if known else (
-            effect.key, effect.group, effect.state, effect.place, effect.offset, effect.at_ms
+        known = self.early.get((effect.key, effect.group)) or (
+            effect.key, effect.group, effect.state, effect.place, effect.offset, effect.at_ms, effect.answer
         )  # fmt: skip
-        self.early[effect.key, effect.group] = (*fixed, effect.answer, effect.parts, effect.total)
+        self.early[effect.key, effect.group] = (*known[:7], effect.parts, effect.total)
 
     def _stands(self, verdict: Verdict, rule: Rule) -> bool:
+        row = self.rows.get((verdict.handoff.key, verdict.handoff.owed.group))
+        return row is None or _unsettled(row.state) or rule.no_lookup
+
+    def _note(self, verdict: Verdict) -> None:
         handoff = verdict.handoff
         key = (handoff.key, handoff.owed.group)
         row = self.rows.get(key)
-        if row is None:
+        if row is not None:
+            row.state = verdict.state
+        else:
             self.rows[key] = Row(
                 verdict.state, handoff.parts, handoff.total, handoff.owed, handoff.place, handoff.offset,
                 handoff.at_ms, b"", 0, 0,
             )  # fmt: skip
-        elif _unsettled(row.state) or rule.no_lookup:
-            row.state = verdict.state
-        else:
-            return False
         self.verdicts.append((*key, verdict.state, verdict.note))
-        return True
 
     def restore(self, watch: Watch) -> None:
         """Fill the rooms of a new observer with what an earlier one had stored."""
@@ -1326,8 +1390,8 @@ class Store:
         watch.ledger.restore(handoffs, [Effect(*row) for row in self.early.values()], self.commits)
         watch.sequences.restore(
             [
-                Count(writer, subject, following, set(missing))
-                for (writer, subject), (following, missing) in self.counts.items()
+                Count(writer, subject, following, set(missing), first=first)
+                for (writer, subject), (following, missing, first) in self.counts.items()
             ]
         )
         watch.deferred.restore(waiting, [(*where, at_ms) for where, at_ms in self.acts.items()])
@@ -1352,10 +1416,8 @@ class Watch:
         self.now_ms = 0
         self.read = self.killed = self.blind = 0
         self.old_ends: dict[Place, int] = {}
-        self.first_places: frozenset[Place] = frozenset()
         self.stalled: dict[Place, int] = {}
         self.stalled_until = self.dead_until = 0
-        self.after_commit: Counter[str] = Counter()
         self._begin()
 
     def _begin(self) -> None:
@@ -1401,8 +1463,7 @@ class Watch:
                 self.commits[group].pop(place, None)
             else:
                 self.commits[group][place] = offset
-        if not self.first_places:
-            self.first_places = frozenset(self.highs)
+        if not self.positions:
             self._follow(self.highs)
 
     def _stall(self, number: int) -> None:
@@ -1415,14 +1476,11 @@ class Watch:
 
     def _die(self, number: int) -> None:
         """Kill -9: everything that was not stored is gone."""
-        self.after_commit.update(self.ledger.after_commit)
         self.killed += 1
         self.dead_until = number + self.rng.randrange(1, 30)
         self._begin()
 
     def _follow(self, places: Iterable[Place]) -> None:
-        if self.rule.stale_metadata:
-            places = self.first_places
         for place in places:
             self.positions.setdefault(place, self.starts.get(place, 0))
 
@@ -1479,6 +1537,8 @@ class Watch:
     def _pass(self, number: int) -> None:
         """Commits in one tick, ends in the next: the world goes on between them."""
         turn = number % PASS_TICKS
+        if number % METADATA_TICKS == 0:
+            self._follow(self.highs)
         if turn == 1 and self.rule.ends_first:
             self.old_ends = dict(self.highs)
         elif turn == 2:
@@ -1506,7 +1566,9 @@ class Watch:
         if wanted:
             self.barriers.ends(self._ends(wanted), now_ms, wanted)
         candidates = [
-            verdict for group in self.ledger.contract.groups for verdict in self.ledger.expired(group, self.starts)
+            verdict
+            for group in self.ledger.contract.groups
+            for verdict in self.ledger.expired(group, self.starts)
         ]
         self.deferred.tick(now_ms)
         for barrier in self.barriers.passed(self.positions, now_ms):
@@ -1532,7 +1594,7 @@ class Watch:
             known = self.old_ends
         ends = {place: end for place, end in known.items() if place.topic in wanted}
         if self.rule.stale_metadata:
-            return {place: end for place, end in ends.items() if place in self.first_places}
+            return {place: end for place, end in ends.items() if place in self.positions}
         self._follow(ends)
         return ends
 
@@ -1598,14 +1660,15 @@ def _compare_handoffs(world: World, watch: Watch, found: Findings) -> None:
     found.missed |= {("lost no more", key) for key in lasting - standing}
     for name in world.redriven & truth.mended:
         key = (key_of(name[0]), name[1])
-        if watch.store.rows[key].state is not State.RECOVERED:
+        row = watch.store.rows.get(key)
+        if row is None or row.state is not State.RECOVERED:
             found.missed.add(("recovered", key))
     parts = {(key_of(name), group): missing for (name, group), missing in truth.missing_parts.items()}
     for key, group, state, note in watch.store.verdicts:
         missing = parts.get((key, group), [])
-        if (state is State.PARTIAL) != bool(missing) or (missing and not note.startswith(f"parts {missing} of")):
-            if state in _HANDOFFS:
-                found.false.add(("parts", (key, group, state, note)))
+        told = note.startswith(f"parts {missing} of") if missing else state is not State.PARTIAL
+        if state in _HANDOFFS and not told:
+            found.false.add(("parts", (key, group, state, note)))
 
 
 def _compare_dead(world: World, watch: Watch, found: Findings) -> None:
@@ -1622,7 +1685,7 @@ def _compare_dead(world: World, watch: Watch, found: Findings) -> None:
 
 def _compare_orphans(world: World, watch: Watch, found: Findings) -> None:
     orphans = _keys(world.truth.orphans)
-    _note(found, "orphan", _standing(watch, [State.ORPHAN]), orphans, orphans)
+    _note(found, "orphan", _named(watch, [State.ORPHAN]), orphans, orphans)
 
 
 def _compare_numbers(world: World, watch: Watch, found: Findings) -> None:
@@ -1644,12 +1707,16 @@ def _compare_numbers(world: World, watch: Watch, found: Findings) -> None:
     missing = {
         (*where, number)
         for where in {*there, *ends}
-        for number in range(1, max(max(there.get(where, {0})), ends.get(where, 0)) + 1)
+        for number in range(1, max(*there.get(where, {0}), ends.get(where, 0)) + 1)
         if number not in there.get(where, ())
     }
     found.false |= {("unexplained number", number) for number in missing - world.truth.numbers}
-    keys = {(key_of(b"%b#%d" % (subject, number)), writer) for writer, subject, number in missing}
-    _note(found, "number", _standing(watch, [State.SEQUENCE_GAP]), keys, keys)
+    lost, lasting = (
+        {(key_of(b"%b#%d" % (subject, number)), writer) for writer, subject, number in numbers}
+        for numbers in (world.truth.numbers, missing)
+    )
+    _note(found, "number", _named(watch, [State.SEQUENCE_GAP]), lost, lasting)
+    found.false |= {("still missing", key) for key in _standing(watch, [State.SEQUENCE_GAP]) - lasting}
 
 
 def _compare_timers(world: World, watch: Watch, found: Findings) -> None:
@@ -1668,9 +1735,10 @@ def _compare_timers(world: World, watch: Watch, found: Findings) -> None:
     may, must = set(), set()
     for (stage, name), said in owed.items():
         key = (key_of(name + b"@" + edges[stage].edge.encode()), stage)
-        if (stage, int(said.subject[5:])) in world.truth.broken_timers:
+        if (stage, int(said.key[5:])) in world.truth.broken_timers:
             may.add(key)
-        if followed.get((stage, said.subject), 0) <= (said.sequence if edges[stage].numbered else 0):
+        numbered = edges[stage].numbered
+        if followed.get((stage, said.key), 0) <= (said.sequence if numbered else 0):
             must.add(key)
     _note(found, "timer", _named(watch, [State.TIMER_LOST]), may, must)
     standing = _standing(watch, [State.TIMER_LOST])
@@ -1690,5 +1758,12 @@ def open_handoffs(watch: Watch) -> set[tuple[bytes, str]]:
 
 
 def lasting(watch: Watch) -> set[tuple[bytes, str, State]]:
-    """What is lost in the end, with its state: the same however often the observer was killed."""
-    return {(*key, row.state) for key, row in watch.store.rows.items() if row.state in LOST}
+    """What is lost in the end, with its state: the same however often the observer was killed.
+
+    Only whether retention or the commit comes first, for what both have passed, depends on when it looks.
+    """
+    return {
+        (*key, State.DROPPED if row.state is State.EXPIRED_UNREAD else row.state)
+        for key, row in watch.store.rows.items()
+        if row.state in LOST
+    }
