@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -26,7 +27,7 @@ from chassis.roots import new_id
 from chassis.settings import load_settings
 from chassis.transport import Place
 from observer import actions, store
-from observer.barrier import Barriers
+from observer.barrier import Barrier, Barriers
 from observer.canary import Canary
 from observer.contract import Contract, contract_of
 from observer.deferred import Deferred
@@ -35,7 +36,7 @@ from observer.lag import Lag, LagWatch
 from observer.ledger import Ledger, State, Verdict
 from observer.metrics import ObserverMetrics
 from observer.reading import Desk
-from observer.sequences import Sequences
+from observer.sequences import KEPT_MS, Sequences
 from observer.settings import ObserverSettings
 from schemas import telephony
 from schemas.operations import CANARY_GROUP, VerdictGiven
@@ -97,6 +98,9 @@ class Observer:
         self._catch_up: dict[Place, int] = {}
         self._lags: list[Lag] = []
         self._unread: list[Unread] = []
+        self._cut: list[Unread] = []
+        self._blinded_writers: set[str] = set()
+        self._has_been_blind = False
         self._action = 0
         self._looked = self._pruned = self._judged = 0.0
         self._trouble = ""
@@ -180,6 +184,7 @@ class Observer:
             self._token = await store.take_over(tx)
             restored = await store.restore(tx, self._contract, self._deferred)
             self._action = await actions.last_applied(tx)
+            self._has_been_blind = await store.has_been_blind(tx)
         self.ledger.restore(restored.handoffs, restored.effects, restored.commits)
         self._sequences.restore(restored.counts)
         self._deferred.restore(restored.waiting, restored.acts)
@@ -187,9 +192,8 @@ class Observer:
         places = await self._offsets.partitions(AUDITED)
         self._starts, self._ends = await self._offsets.starts(places), await self._offsets.highs(places)
         self._catch_up = dict(self._ends)
-        fresh = not restored.positions
-        self._sequences.from_the_beginning = fresh and not any(self._starts.values())
         await self._follow(places)
+        self._sequences.from_the_beginning = not (self._has_been_blind or self._unread or self._cut)
         self._log.info("started", partitions=len(places), open=len(restored.handoffs), token=self._token)
 
     async def close(self) -> None:
@@ -217,6 +221,8 @@ class Observer:
             if taken < start:
                 self._unread.append(Unread(place, taken, start))
                 taken = start
+            elif place not in self._stored and start > 0:
+                self._cut.append(Unread(place, 0, start))
             begin[place] = max(start, min(taken, commits.get(place, taken)))
             self._desk.begin(place, taken, last, begin[place])
             self._positions[place] = taken
@@ -257,6 +263,8 @@ class Observer:
         now_ms = epoch_ms()
         self._unread += self._follower.unread()
         await self._advance()
+        candidates = self._blinded()
+        await self._recall()
         await self._raise_barriers(now_ms)
         wanted = self._barriers.wants
         if wanted:
@@ -266,13 +274,19 @@ class Observer:
             if any(place not in self._positions for place in places):
                 self._starts.update(await self._offsets.starts(places))
                 await self._follow(places)
-        candidates = self._lost_to_retention()
         self._deferred.tick(now_ms)
         for barrier in self._barriers.passed(self._positions, now_ms):
             for room in (self.ledger, self._sequences, self._deferred):
-                candidates += room.judge(barrier)
-        await self._store(candidates, now_ms)
+                candidates += map(self._doubted, room.judge(barrier))
+        await self._store(_each_once(candidates), now_ms)
         await self._look(now_ms)
+
+    def _doubted(self, verdict: Verdict) -> Verdict:
+        """Call nothing an orphan whose cause may have been deleted before it was read."""
+        if verdict.state is not State.ORPHAN or not self._has_been_blind:
+            return verdict
+        note = "its cause may be among records that were deleted before they were read"
+        return replace(verdict, state=State.UNPROVABLE, note=note)
 
     async def _advance(self) -> None:
         for place, position in (await self._follower.positions()).items():
@@ -289,19 +303,42 @@ class Observer:
             *self.ledger.effects_without_cause(),
             *self._sequences.barriers(now_ms),
             *self._deferred.barriers(),
+            *self._deleted(),
         ):
             self._barriers.raise_(barrier, now_ms)
 
-    def _lost_to_retention(self) -> list[Verdict]:
-        found: list[Verdict] = []
+    async def _recall(self) -> None:
+        """Ask the store for the counts that memory has let go, before anything is concluded from them."""
+        unsure = self._sequences.unsure()
+        known: dict[tuple[str, bytes], int] = {}
+        if unsure:
+            async with self._database.session() as tx:
+                known = await store.recall(tx, unsure)
+        self._sequences.recall(known)
+
+    def _deleted(self) -> list[Barrier]:
+        """What retention or somebody deleted before its group has read it."""
+        found = [self.ledger.expired(group, self._starts) for group in self._contract.groups]
         for unread in self._unread:
             if unread.recreated:
-                for group in self._contract.groups:
-                    found += self.ledger.vanished(group, unread.place)
-                self._positions[unread.place] = unread.following
-                self._desk.begin(unread.place, unread.following, unread.following, unread.following)
-        for group in self._contract.groups:
-            found += self.ledger.expired(group, self._starts)
+                found += [self.ledger.vanished(group, unread.place) for group in self._contract.groups]
+        return [barrier for barrier in found if barrier is not None]
+
+    def _blinded(self) -> list[Verdict]:
+        """Claim nothing about what may have been answered in records that nobody can read any more."""
+        found: list[Verdict] = []
+        for unread in self._unread:
+            place, following = unread.place, unread.following
+            if unread.recreated:
+                self._positions[place] = following
+                self._desk.begin(place, following, following, following)
+            for group in self._contract.groups:
+                if place.topic in self._contract.answers_on[group]:
+                    found += self.ledger.blinded(group)
+                    self._sequences.blinded(group)
+                    self._deferred.blinded(group)
+                    self._blinded_writers.add(group)
+            self._sequences.from_the_beginning = False
         return found
 
     async def _store(self, candidates: list[Verdict], now_ms: int) -> None:
@@ -318,6 +355,8 @@ class Observer:
             if self._stored_commits.get((group, place)) != offset
         }
         unread, self._unread = self._unread, []
+        cut, self._cut = self._cut, []
+        self._has_been_blind |= bool(unread or cut)
         writing = store.Writing(
             changes=self.ledger.drain(),
             counts=self._sequences.drain(),
@@ -327,9 +366,10 @@ class Observer:
             candidates=candidates,
             now_ms=epoch_ms(),
             blind=[
-                (item.place, item.first, item.following, "topic made anew" if item.recreated else "retention")
-                for item in unread
+                *((item.place, item.first, item.following, _reason(item)) for item in unread),
+                *((item.place, item.first, item.following, store.BEFORE) for item in cut),
             ],
+            blinded=frozenset(self._blinded_writers),
             applied=self._action if waived else None,
         )
 
@@ -340,6 +380,7 @@ class Observer:
                 return await store.write(tx, writing)
 
         standing = await insist(write)
+        self._blinded_writers.clear()
         self._stored.update(positions)
         self._stored_commits.update(commits)
         self._gauges.count(writing.changes)
@@ -405,7 +446,7 @@ class Observer:
                 self._pruned = monotonic()
                 gc.collect()
                 before = now_ms - int(self._settings.keep.total_seconds() * 1000)
-                self._sequences.forget(await store.prune(tx, before))
+                await store.prune(tx, before, now_ms - KEPT_MS)
         self._gauges.show(document, self._lags, self._overdue(), self._positions, self._ends, now_ms)
 
     def _lag(self, group: str, commits: dict[Place, int], now_ms: int) -> list[Lag]:
@@ -512,6 +553,18 @@ class Observer:
         )
         at = time_header(body.judged_at)
         return self._writer.write(body, uid=new_id(), at=at, correlation=body.subject)
+
+
+def _each_once(candidates: list[Verdict]) -> list[Verdict]:
+    """Keep the first verdict on each handoff: what cannot be proved comes before what seems proved."""
+    first: dict[tuple[bytes, str], Verdict] = {}
+    for verdict in candidates:
+        first.setdefault((verdict.handoff.key, verdict.handoff.owed.group), verdict)
+    return list(first.values())
+
+
+def _reason(unread: Unread) -> str:
+    return "the topic was made anew" if unread.recreated else "retention"
 
 
 def _retention_ms(topic: str) -> int:

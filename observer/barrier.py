@@ -20,6 +20,7 @@ class Barrier:
 
     `topics` must be read to their ends; `after` names topics whose ends, taken first, the group must
     have committed past. `commits` is what was committed when the suspicion arose: part of the evidence.
+    `note` says of what retention deleted that it was deleted.
     """
 
     group: str
@@ -28,6 +29,7 @@ class Barrier:
     commits: dict[Place, int] = field(default_factory=dict)
     after: frozenset[str] = frozenset()
     not_before_ms: int = 0
+    note: str = ""
     to_commit: dict[Place, int] | None = None
     to_read: dict[Place, int] | None = None
     read: dict[Place, int] = field(default_factory=dict)

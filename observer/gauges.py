@@ -56,7 +56,8 @@ class Gauges:
     def discipline(self, after_commit: Mapping[str, int]) -> None:
         """Count effects that came after their cause was committed: `after_commit` counts since the start."""
         for group, number in after_commit.items():
-            new = number - self._after_commit.get(group, 0)
+            known = self._after_commit.get(group, 0)
+            new = number - known if number >= known else number  # the ledger began anew from its store
             if new > 0 and group != CANARY_GROUP:
                 self._metrics.effect_after_commit.labels(group).inc(new)
         self._after_commit = dict(after_commit)

@@ -425,19 +425,18 @@ class Ledger:
             if isinstance(suspect, Handoff):
                 passed.pop((suspect.place, suspect.offset), None)
             if isinstance(suspect, Handoff) and suspect.state is State.OPEN:
-                state = State.PARTIAL if suspect.parts else State.DROPPED
-                note = f"parts {suspect.missing} of {suspect.total} are missing" if suspect.parts else ""
+                commit = barrier.commits.get(suspect.place, -1)
                 verdicts.append(
-                    Verdict(suspect, state, barrier.commits.get(suspect.place, -1), barrier, note)
+                    Verdict(suspect, _lost(suspect, barrier), commit, barrier, _why(suspect, barrier))
                 )
             elif isinstance(suspect, Effect) and self._is_early(suspect):
                 verdicts.append(_without_cause(suspect, barrier))
         return verdicts
 
-    def expired(self, group: str, starts: Mapping[Place, int]) -> list[Verdict]:
-        """Say what retention deleted before the group read it: the log starts above it, the commit is not."""
+    def expired(self, group: str, starts: Mapping[Place, int]) -> Barrier | None:
+        """Give a barrier for what was deleted before the group committed it: its answer may be on the way."""
         owner = self._groups[group]
-        found = []
+        gone: list[Handoff] = []
         for place, queue in owner.queues.items():
             start, commit = starts.get(place, 0), owner.commits.get(place, -1)
             while queue and queue[0].offset < start:
@@ -445,21 +444,31 @@ class Ledger:
                     break  # it is committed: the barrier will tell
                 handoff = queue.popleft()
                 if handoff.state is State.OPEN:
-                    note = f"the log starts at {start}, the group stands at {max(commit, 0)}"
-                    found.append(Verdict(handoff, State.EXPIRED_UNREAD, commit, None, note))
-        return found
+                    gone.append(handoff)
+        return self._deleted(owner, gone, "the log was deleted up to here before the group read it")
 
-    def vanished(self, group: str, place: Place) -> list[Verdict]:
-        """Say what was lost with a topic that was deleted and made again."""
+    def vanished(self, group: str, place: Place) -> Barrier | None:
+        """Give a barrier for what was lost with a topic that was deleted and made again."""
         owner = self._groups[group]
         queue = owner.queues.pop(place, deque())
         if place in owner.commits:
             owner.commits[place] = 0  # not forgotten: the store must forget the old one too
-        note = "the topic was deleted before the group read it"
+        gone = [handoff for handoff in queue if handoff.state is State.OPEN]
+        return self._deleted(owner, gone, "the topic was deleted before the group read it")
+
+    def _deleted(self, owner: _Group, gone: list[Handoff], note: str) -> Barrier | None:
+        if not gone:
+            return None
+        commits = {handoff.place: owner.commits.get(handoff.place, -1) for handoff in gone}
+        return Barrier(owner.name, self.contract.answers_on[owner.name], gone, commits=commits, note=note)
+
+    def blinded(self, group: str) -> list[Verdict]:
+        """Give up what is open: some topic on which its answers could be was deleted before it was read."""
+        note = "records on which its answer may have been were deleted before they were read"
+        owner = self._groups[group]
         return [
-            Verdict(handoff, State.EXPIRED_UNREAD, -1, None, note)
-            for handoff in queue
-            if handoff.state is State.OPEN
+            Verdict(handoff, State.UNPROVABLE, owner.commits.get(handoff.place, -1), None, note)
+            for handoff in owner.open.values()
         ]
 
     def apply(self, verdict: Verdict) -> None:
@@ -555,6 +564,17 @@ def _at(handoffs: Iterable[Handoff], place: Place, offset: int) -> Handoff | Non
 def _named(place: Place, offset: int) -> bytes:
     """The key under which a letter goes whose record has no readable id."""
     return key_of(f"{place.topic}/{place.partition}/{offset}".encode())
+
+
+def _lost(handoff: Handoff, barrier: Barrier) -> State:
+    if barrier.note:
+        return State.EXPIRED_UNREAD
+    return State.PARTIAL if handoff.parts else State.DROPPED
+
+
+def _why(handoff: Handoff, barrier: Barrier) -> str:
+    parts = f"parts {handoff.missing} of {handoff.total} are missing" if handoff.parts else ""
+    return barrier.note or parts
 
 
 def _without_cause(effect: Effect, barrier: Barrier) -> Verdict:

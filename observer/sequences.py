@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from chassis.transport import Place
 from observer.barrier import Barrier
@@ -17,6 +18,10 @@ from observer.ledger import UPSTREAM, Handoff, Ledger, State, Verdict
 
 UNPROVED_WAIT_MS = 30_000
 """Telephony commits nothing that proves a gap: without a manifest a number is given so long to come."""
+KEPT_MS = 60 * 24 * 60 * 60 * 1000
+"""Counts are stored longer than anything else: a case may be reopened a month after it was closed."""
+_REMEMBERED = 50_000
+_TRIED = 20
 MANY = 10_000
 """A jump by more is a source that begins anew, not so many losses."""
 
@@ -54,6 +59,7 @@ class Sequences:
         self._fresh: dict[str, list[Gap]] = {name: [] for name in self._counts}
         self._changed: list[Count] = []
         self._named: set[tuple[str, bytes, int]] = set()
+        self._unsure: list[tuple[Count, Place, Said, str]] = []
         self.from_the_beginning = False
         """Whether everything was read since each topic's first record: then a count must begin with 1."""
 
@@ -70,8 +76,7 @@ class Sequences:
             writer, subject = UPSTREAM, said.source
         count = self._counts[writer].get(subject)
         if count is None:
-            begins = 1 if self.from_the_beginning and writer != UPSTREAM else number
-            count = self._counts[writer][subject] = Count(writer, subject, begins, first=begins)
+            count = self._begin(writer, subject, number, place, said)
         if number == count.following:
             count.following = number + 1
         elif number > count.following:
@@ -108,8 +113,7 @@ class Sequences:
             first = None  # what was deleted before anything was read is not lost
         count = counts.get(subject)
         if count is None:
-            begins = first or (1 if self.from_the_beginning else last + 1)
-            count = counts[subject] = Count(writer, subject, begins, first=begins)
+            count = self._begin(writer, subject, first or last + 1, place, said, said_by)
         if first is not None and first < count.first and count.first - first < MANY:
             count.missing.update(range(first, count.first))
             count.first = first
@@ -125,15 +129,65 @@ class Sequences:
             Gap(count, number, place, said.offset, said.at_ms, said_by) for number in gone
         ]
 
+    def _begin(
+        self, writer: str, subject: bytes, number: int, place: Place, said: Said, said_by: str = ""
+    ) -> Count:
+        """Begin to count in the middle, if it is the middle: the store may know the numbers before."""
+        counts = self._counts[writer]
+        if len(counts) >= _REMEMBERED:
+            self._let_go(counts)
+        count = counts[subject] = Count(writer, subject, number, first=number)
+        if number > 1:
+            self._unsure.append((count, place, said, said_by))
+        return count
+
+    @staticmethod
+    def _let_go(counts: dict[bytes, Count]) -> None:
+        """Let the oldest count go that the store has and that lacks nothing."""
+        for _ in range(_TRIED):
+            subject, count = next(iter(counts.items()))
+            del counts[subject]
+            if not count.changed and not count.missing:
+                return
+            counts[subject] = count
+
+    def unsure(self) -> list[tuple[str, bytes]]:
+        """Name the counts that began in the middle: the store may know them, `recall` tells what it says."""
+        return [(count.writer, count.subject) for count, _, _, _ in self._unsure if count.first > 1]
+
+    def recall(self, known: Mapping[tuple[str, bytes], int]) -> None:
+        """Conclude what counts that began in the middle lack; `known` has the stored next numbers."""
+        unsure, self._unsure = self._unsure, []
+        for count, place, said, said_by in unsure:
+            following = known.get((count.writer, count.subject))
+            if following is not None:
+                count.missing = {number for number in count.missing if number >= following}
+            elif self.from_the_beginning and count.writer != UPSTREAM and not _is_old(count, said):
+                following = 1
+            else:
+                continue
+            if following < count.first:
+                self._suspect(count, range(following, count.first), place, said, said_by)
+            count.first, count.following = min(1, count.first), max(count.following, following)
+            self._note(count)
+
+    def blinded(self, writer: str) -> None:
+        """Forget a writer's counts: some of what it said was deleted before it was read."""
+        self.from_the_beginning = False
+        self._counts[writer].clear()
+        self._fresh[writer] = []
+        self._unsure = [entry for entry in self._unsure if entry[0].writer != writer]
+        self._changed = [count for count in self._changed if count.writer != writer]
+
     def _jumped(self, count: Count, number: int, place: Place, said: Said) -> None:
         self._suspect(count, range(count.following, number), place, said)
         count.following = number + 1
 
-    def _suspect(self, count: Count, numbers: range, place: Place, said: Said) -> None:
+    def _suspect(self, count: Count, numbers: range, place: Place, said: Said, said_by: str = "") -> None:
         if len(numbers) <= MANY:
             count.missing.update(numbers)
             self._fresh[count.writer] += [
-                Gap(count, number, place, said.offset, said.at_ms, "") for number in numbers
+                Gap(count, number, place, said.offset, said.at_ms, said_by) for number in numbers
             ]
 
     def _note(self, count: Count) -> None:
@@ -154,6 +208,7 @@ class Sequences:
         What a stage decided before was caused by what it had read before. So when it has committed past
         everything that it reads, all that it ever numbered is acknowledged.
         """
+        self.recall({})  # nobody has asked a store: there is none
         for writer, gaps in self._fresh.items():
             missing = [gap for gap in gaps if self._is_news(gap)]
             self._fresh[writer] = []
@@ -194,12 +249,6 @@ class Sequences:
                     Gap(count, number, Place("", -1), -1, 0, "") for number in sorted(count.missing)
                 ]
 
-    def forget(self, counts: Iterable[tuple[str, bytes]]) -> None:
-        """Forget what the store has pruned: what is said of it again does not begin with 1."""
-        for writer, subject in counts:
-            self.from_the_beginning = False
-            self._counts.get(writer, {}).pop(subject, None)
-
     @property
     def missing(self) -> Mapping[str, int]:
         """How many numbers have not come, by writer."""
@@ -207,6 +256,15 @@ class Sequences:
             writer: sum(len(count.missing) for count in counts.values() if count.missing)
             for writer, counts in self._counts.items()
         }
+
+
+def _is_old(count: Count, said: Said) -> bool:
+    """Whether the store may have pruned a subject's count since: our ids begin with their time."""
+    try:
+        born_ms = UUID(count.subject.decode()).int >> 80
+    except ValueError:
+        return False
+    return said.at_ms - born_ms > KEPT_MS // 2
 
 
 def _key(count: Count, number: int) -> bytes:

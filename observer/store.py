@@ -36,6 +36,7 @@ class Writing:
     now_ms: int
     blind: list[tuple[Place, int, int, str]] = field(default_factory=list)
     applied: int | None = None
+    blinded: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -89,6 +90,8 @@ async def write(tx: Any, writing: Writing) -> list[Verdict]:
     """Store a pass; gives the verdicts that stand, because nothing stored says otherwise."""
     await _write_handoffs(tx, writing.changes)
     await _write_early(tx, writing.changes)
+    if writing.blinded:
+        await tx.execute("delete from counts where writer = any($1::text[])", list(writing.blinded))
     await _write_counts(tx, writing.counts, writing.now_ms)
     await _write_acts(tx, writing.acts)
     standing = await _write_verdicts(tx, writing)
@@ -116,6 +119,8 @@ async def _write_handoffs(tx: Any, changes: Changes) -> None:
             "update handoffs h set state = e.state, answer = e.answer, settled_ms ="
             " e.settled_ms, parts = e.parts,"
             " total = e.total from ending e where h.key = e.key and h.grp = e.grp"
+            # Copies of what was settled long ago, and that memory has let go, change nothing.
+            " and h.state not in ('discharged', 'closed', 'recovered', 'waived')"
         )
 
 
@@ -372,7 +377,9 @@ async def restore(tx: Tx, contract: Contract, deferred: Deferred) -> Restored:
         _UNSETTLED,
     )
     effects = await tx.fetch("select * from early")
-    counts = await tx.fetch("select writer, subject, following, missing, first from counts")
+    counts = await tx.fetch(
+        "select writer, subject, following, missing, first from counts where cardinality(missing) > 0"
+    )
     acts = await tx.fetch("select edge, subject, at_ms from acts")
     waiting: list[Waiting] = []
     handoffs: list[Handoff] = []
@@ -443,11 +450,15 @@ BLIND_FOR_MS = 24 * 60 * 60 * 1000
 """How long a stretch that could not be read is shown: nothing is proved about its handoffs."""
 
 
+BEFORE = "deleted before the ledger began"
+"""Why an observer's very first look misses the beginning of a log: known, and no alarm."""
+
+
 async def blind_records(tx: Tx, now_ms: int | None = None) -> dict[str, int]:
     """Count by topic the records that could not be read lately."""
     rows = await tx.fetch(
-        "select topic, sum(to_offset - from_offset)::bigint as records from blind where seen_ms"
-        " > $1 group by topic",
+        "select topic, sum(to_offset - from_offset)::bigint as records from blind where seen_ms > $1"
+        f" and reason <> '{BEFORE}' group by topic",
         (now_ms if now_ms is not None else epoch_ms()) - BLIND_FOR_MS,
     )
     return {row["topic"]: row["records"] for row in rows}
@@ -468,13 +479,15 @@ async def mark_told(tx: Tx, verdict_ids: Sequence[int]) -> None:
     await tx.execute("update verdicts set told = true where verdict_id = any($1::bigint[])", verdict_ids)
 
 
-async def prune(tx: Tx, before_ms: int, limit: int = 20_000) -> list[tuple[str, bytes]]:
-    """Delete settled rows older than that, never open or lost ones; gives the counts that went."""
+_OVER = "'discharged', 'closed', 'recovered', 'waived', 'orphan', 'unprovable'"
+
+
+async def prune(tx: Tx, before_ms: int, long_before_ms: int, limit: int = 20_000) -> None:
+    """Delete old settled rows, a little at a time, never open or lost ones; counts stay longer."""
     for table, condition in (
-        ("handoffs", "at_ms < $1 and state in ('discharged', 'closed', 'recovered', 'waived')"),
+        ("handoffs", f"at_ms < $1 and state in ({_OVER})"),
         ("acts", "at_ms < $1"),
         ("verdicts", "judged_ms < $1 and told"),
-        ("blind", "seen_ms < $1"),
     ):
         await tx.execute(
             f"delete from {table} where ctid = any(array(select ctid from {table} where"
@@ -482,10 +495,26 @@ async def prune(tx: Tx, before_ms: int, limit: int = 20_000) -> list[tuple[str, 
             before_ms,
             limit,
         )
-    rows = await tx.fetch(
+    await tx.execute("delete from blind where seen_ms < $1", long_before_ms)
+    await tx.execute(
         "delete from counts where ctid = any(array(select ctid from counts where changed_ms < $1"
-        " and cardinality(missing) = 0 limit $2)) returning writer, subject",
-        before_ms,
+        " and cardinality(missing) = 0 limit $2))",
+        long_before_ms,
         limit,
     )
-    return [(row["writer"], row["subject"]) for row in rows]
+
+
+async def recall(tx: Tx, counts: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], int]:
+    """Read the next numbers of counts that memory does not hold; one that was never stored is absent."""
+    rows = await tx.fetch(
+        "select c.writer, c.subject, c.following from counts c join unnest($1::text[],"
+        " $2::bytea[]) as x(w, s)"
+        " on c.writer = x.w and c.subject = x.s",
+        *_columns(counts, 2),
+    )
+    return {(row["writer"], row["subject"]): row["following"] for row in rows}
+
+
+async def has_been_blind(tx: Tx) -> bool:
+    """Tell whether anything was ever deleted before it was read."""
+    return bool(await tx.fetchval("select exists(select from blind)"))

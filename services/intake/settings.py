@@ -2,11 +2,14 @@
 
 from datetime import timedelta
 
+from pydantic import Field
+
 from chassis.settings import Settings
+from schemas.handoffs import WRAP_UP
 
 
 class IntakeSettings(Settings):
     """Times that the hotline manager decides."""
 
-    wrap_up: timedelta = timedelta(minutes=10)
+    wrap_up: timedelta = Field(default=WRAP_UP, le=WRAP_UP)
     settle: timedelta = timedelta(seconds=5)

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, NamedTuple, TypeAlias
 
 from chassis.transport import Place
-from observer.barrier import Barriers
+from observer.barrier import Barrier, Barriers
 from observer.contract import contract_of
 from observer.deferred import Deferred, Waiting
 from observer.headers import Said, key_of, time_ms
@@ -1558,18 +1558,19 @@ class Watch:
             *self.ledger.effects_without_cause(),
             *self.sequences.barriers(now_ms),
             *self.deferred.barriers(),
+            *self._deleted(),
         ):
             self.barriers.raise_(barrier, now_ms)
+
+    def _deleted(self) -> list[Barrier]:
+        found = [self.ledger.expired(group, self.starts) for group in self.ledger.contract.groups]
+        return [barrier for barrier in found if barrier is not None]
 
     def _judge(self, number: int, now_ms: int) -> None:
         wanted = self.barriers.wants
         if wanted:
             self.barriers.ends(self._ends(wanted), now_ms, wanted)
-        candidates = [
-            verdict
-            for group in self.ledger.contract.groups
-            for verdict in self.ledger.expired(group, self.starts)
-        ]
+        candidates: list[Verdict] = []
         self.deferred.tick(now_ms)
         for barrier in self.barriers.passed(self.positions, now_ms):
             for room in (self.ledger, self.sequences, self.deferred):
@@ -1577,6 +1578,9 @@ class Watch:
         if self.kills and number < self.world.setup.ticks and self.rng.random() < self.kills:
             self._die(number)
             return
+        # As the app does: before anything is written, the store tells what it knows of counts.
+        known = self.store.counts
+        self.sequences.recall({who: known[who][0] for who in self.sequences.unsure() if who in known})
         standing = set(map(id, self.store.write(self, candidates)))
         if self.kills and number < self.world.setup.ticks and self.rng.random() < self.kills:
             self._die(number)

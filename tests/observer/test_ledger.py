@@ -143,17 +143,22 @@ class Bench:
             *self.ledger.effects_without_cause(),
             *self.sequences.barriers(self.now_ms),
             *self.deferred.barriers(),
+            *self._deleted(),
         ):
             self.barriers.raise_(barrier, self.now_ms)
         wanted = self.barriers.wants
         ends = {place: high for place, high in self.highs.items() if place.topic in wanted}
         self.barriers.ends(ends, self.now_ms, wanted)
-        candidates = [v for group in self.contract.groups for v in self.ledger.expired(group, self.starts)]
+        candidates = []
         self.deferred.tick(self.now_ms)
         for barrier in self.barriers.passed(self.positions, self.now_ms):
             for room in (self.ledger, self.sequences, self.deferred):
                 candidates += room.judge(barrier)
         self.settle(candidates)
+
+    def _deleted(self):
+        found = [self.ledger.expired(group, self.starts) for group in self.contract.groups]
+        return [barrier for barrier in found if barrier is not None]
 
     def settle(self, candidates) -> None:
         """Store a pass, and let the verdicts stand that nothing stored contradicts."""
@@ -527,7 +532,7 @@ def test_what_retention_deletes_before_it_is_read_has_expired_and_what_is_commit
     assert (key, state, note) == (
         key_of(deleted),
         State.EXPIRED_UNREAD,
-        "the log starts at 2, the group stands at 1",
+        "the log was deleted up to here before the group read it",
     )
     assert bench.state(committed) is State.DISCHARGED
     assert bench.state(kept) is State.OPEN
@@ -540,10 +545,12 @@ def test_a_topic_that_is_made_anew_loses_what_was_not_committed_and_its_old_comm
     bench.says("router.cases", ROUTED, by="router", cause=old)
     lost = bench.says("intake.cases", RECORDED)
     bench.judges()
-    bench.settle(bench.ledger.vanished("router", place))
+    bench.barriers.raise_(bench.ledger.vanished("router", place), bench.now_ms)
+    bench.commits["router"] = {}
+    bench.judges()
     assert bench.state(old) is State.DISCHARGED
     assert bench.state(lost) is State.EXPIRED_UNREAD
-    bench.highs[place], bench.commits["router"] = 0, {}
+    bench.highs[place] = 0
     bench.start()
     fresh = bench.says("intake.cases", RECORDED)
     assert not bench.judges(), "the commit of the old topic says nothing about the new one"
@@ -600,14 +607,38 @@ def test_the_first_number_is_missed_only_by_who_has_read_from_the_beginning():
         assert len(bench.judges()) == from_the_beginning
 
 
-def test_a_case_that_was_pruned_and_comes_back_does_not_begin_with_one():
+@pytest.mark.parametrize(("stored", "gaps"), [({}, 3), ({"resolver": 4}, 0), ({"resolver": 2}, 2)])
+def test_a_count_that_begins_in_the_middle_lacks_what_the_store_does_not_know(stored, gaps):
     bench = Bench(from_the_beginning=True)
-    bench.says("resolver.cases", DELIVERED, by="resolver", number=1)
+    bench.says("resolver.cases", DELIVERED, by="resolver", number=4)
     bench.commits_all("resolver")
-    bench.judges()
-    bench.sequences.forget([("resolver", b"case-1")])
-    bench.says("resolver.cases", DELIVERED, by="resolver", number=2)
+    assert bench.sequences.unsure() == [("resolver", b"case-1")]
+    bench.sequences.recall({(writer, b"case-1"): following for writer, following in stored.items()})
+    assert len(bench.judges()) == gaps
+
+
+def test_a_subject_so_old_that_its_count_was_pruned_need_not_begin_with_one():
+    bench = Bench(from_the_beginning=True)
+    old = str(UUID(int=1_000 << 80))
+    bench.says("resolver.cases", DELIVERED, by="resolver", number=4, subject=old)
+    bench.commits_all("resolver")
     assert not bench.judges()
+
+
+def test_counts_that_lack_nothing_leave_memory_and_are_asked_for_again():
+    bench = Bench(from_the_beginning=True)
+    for number in range(60_000):
+        bench.sequences._begin("router", b"%d" % number, 1, Place("router.cases", 0), None)
+    assert len(bench.sequences._counts["router"]) <= 50_000
+
+
+def test_nothing_is_claimed_about_answers_in_records_that_are_gone(bench):
+    event = bench.says("intake.cases", RECORDED)
+    bench.judges()
+    bench.settle(bench.ledger.blinded("router"))
+    bench.commits_all("router")
+    assert not bench.judges()
+    assert bench.state(event) is State.UNPROVABLE
 
 
 def test_a_gap_that_was_named_is_not_named_again_after_a_restart(bench):
