@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -71,24 +71,13 @@ class Process:
         )
         await server.start()
         try:
-            await self._until_stopped(self._start())
+            await until_stopped(self._start(), self._stop)
             if not self._stop.is_set():
-                await self._until_stopped(self._watch())
+                await until_stopped(self._watch(), self._stop)
         finally:
             await self._shut_down()
             await server.stop()
         return self._code
-
-    async def _until_stopped(self, work: Any) -> None:
-        task, stopped = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
-        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if task.done():
-            task.result()
-            return
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
     async def _start(self) -> None:
         await self._wait_for("postgres", self._open_databases)
@@ -218,6 +207,19 @@ class Process:
         await self._database.close()
         await self._vault_database.close()
         self._log.info("stopped", code=self._code)
+
+
+async def until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Do the work until it ends, or until told to stop: then it is cancelled; raises what it raises."""
+    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if task.done():
+        task.result()
+        return
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def _collect_garbage() -> None:

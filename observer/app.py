@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -23,6 +22,7 @@ from chassis.kafka import KafkaPublisher, Offsets
 from chassis.log import configure, get_logger
 from chassis.message import Writer, time_header
 from chassis.postgres import Database, role_of
+from chassis.process import until_stopped
 from chassis.roots import new_id
 from chassis.settings import load_settings
 from chassis.transport import Place
@@ -127,11 +127,11 @@ class Observer:
         await server.start()
         background: list[asyncio.Task[None]] = []
         try:
-            await self._until_stopped(self.start())
+            await until_stopped(self.start(), self._stop)
             background.append(asyncio.create_task(self._tell_verdicts()))
             if settings.canary_every_s:
                 background.append(asyncio.create_task(self._canary.sing_every(settings.canary_every_s)))
-            await self._until_stopped(self.watch())
+            await until_stopped(self.watch(), self._stop)
         except Superseded:
             self._log.error("superseded", why="another observer writes this ledger")
             return 1
@@ -142,17 +142,6 @@ class Observer:
             await self.close()
             await server.stop()
         return 0
-
-    async def _until_stopped(self, work: Any) -> None:
-        task, stopped = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
-        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if task.done():
-            task.result()
-            return
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
     async def start(self) -> None:
         """Connect, take over from whoever wrote before, and go on where the store stands."""
