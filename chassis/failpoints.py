@@ -13,6 +13,7 @@ ARMED: dict[str, str] = (
     if os.environ.get("HOTLINE_TESTING") == "1"
     else {}
 )
+_counted: dict[str, int] = {}
 
 
 class Injected(OSError):
@@ -83,6 +84,3 @@ def _is_lost(message: Outgoing, whole: set[bytes], partly: set[bytes]) -> bool:
     cause = headers.get("ce_causationid", b"")
     last = headers.get("ce_handoffk") == headers.get("ce_handoffn")
     return cause in whole or (cause in partly and last)
-
-
-_counted: dict[str, int] = {}

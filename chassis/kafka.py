@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
@@ -609,27 +609,28 @@ async def lag_of(
     Commits are read first, ends second, so the figure is never negative. A group without a commit
     counts from the beginning, or with `strict` is left out.
     """
-    admin = await _admin(connection)
-    consumer = reader(connection, read_committed=False)
+    offsets = Offsets(connection)
     try:
-        commits = await admin.list_consumer_group_offsets(connection.prefix + group)
-        await consumer.start()
-        tps = [
-            TopicPartition(connection.prefix + topic, partition)
-            for topic in topics
-            for partition in range(BY_NAME[topic].partitions)
-        ]
-        ends, starts = await consumer.end_offsets(tps), await consumer.beginning_offsets(tps)
-    except (KafkaError, OSError) as error:
-        raise Transient(f"kafka does not tell the offsets of {group}: {type(error).__name__}") from error
+        await offsets.start()
+        commits = await offsets.commits(group)
+        places = await offsets.partitions(topics)
+        ends, starts = await offsets.highs(places), await offsets.starts(places)
     finally:
-        await abandon(consumer)
-        await admin.close()
-    known = {tp: commits[tp].offset for tp in tps if tp in commits and commits[tp].offset >= 0}
-    if strict and not known:
+        await offsets.stop()
+    if strict and not any(place in commits for place in places):
         return {}
-    cut = len(connection.prefix)
-    return {
-        Place(tp.topic[cut:], tp.partition): max(0, ends[tp] - max(known.get(tp, 0), starts[tp]))
-        for tp in tps
-    }
+    return {place: max(0, ends[place] - max(commits.get(place, 0), starts[place])) for place in places}
+
+
+async def whole(connection: Connection, *topics: str) -> AsyncIterator[Any]:
+    """Read topics once, from their first records to the ends that they have now."""
+    consumer = reader(connection, *topics)
+    await consumer.start()
+    try:
+        ends = await consumer.end_offsets(consumer.assignment())
+        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+            for records in (await consumer.getmany(timeout_ms=500)).values():
+                for record in records:
+                    yield record
+    finally:
+        await consumer.stop()

@@ -56,6 +56,7 @@ def demo(
 def up(folder: Folder = UP, json: Json = False) -> None:
     """Start the stack, the stages and the observer in the background; a second `up` goes on where it was."""
     from cli import show
+    from cli.status import until_seeing
     from cli.world import PROCESSES, World
 
     world = World(folder, show.progress)
@@ -67,6 +68,7 @@ def up(folder: Folder = UP, json: Json = False) -> None:
         await asyncio.to_thread(world.start_stages, place)
         await asyncio.to_thread(world.start_observer, place)
         await world.wait_ready(stages=PROCESSES)
+        await until_seeing(world)
         return await _overview(world)
 
     overview = run(work())

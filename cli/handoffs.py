@@ -23,6 +23,7 @@ audit_app = typer.Typer(help="What operators did.", no_args_is_help=True)
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID…", help="Event ids.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept for ever.", prompt=True)]
+Why = Annotated[str, typer.Option("--reason", help="Why.")]
 By = Annotated[str, typer.Option("--by", help="Who; the account's name if nobody is named.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
@@ -106,7 +107,7 @@ def lag(
 
 
 def _code(seen: Any) -> int:
-    """Blind comes first: who cannot see must not say that nothing is lost."""
+    """What is proved lost stays proved; else who cannot see must not say that nothing is lost."""
     return PROBLEM if seen.lost else BLIND if seen.blind else FINE
 
 
@@ -121,9 +122,9 @@ def lost_list(
     json: Json = False,
 ) -> None:
     """Every handoff that is proved lost and neither recovered nor waived."""
-    from observer.ledger import LOST
+    from cli import ledger
 
-    _listing([state.value for state in LOST], edge, limit, folder, _code, json=json)
+    _listing(ledger.LOST_WORDS, edge, limit, folder, _code, json=json)
 
 
 def _listing(
@@ -198,16 +199,15 @@ def redrive(
     lost: Annotated[bool, typer.Option("--lost", help="Everything that is lost.")] = False,
     dead: Annotated[bool, typer.Option("--dead", help="Every dead letter.")] = False,
     dry_run: DryRun = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why.")] = "",
+    reason: Why = "",
     by: By = "",
     folder: Folder = UP,
     json: Json = False,
 ) -> None:
     """Send records again under their own ids: twice changes nothing more than once."""
-    from observer.ledger import LOST, State
+    from cli import ledger
 
-    states = [state.value for state in LOST] if lost else []
-    states += [State.DEAD_LETTERED.value] if dead else []
+    states = [*(ledger.LOST_WORDS if lost else ()), *((ledger.DEAD,) if dead else ())]
     if bool(ids) == bool(states):
         raise typer.Exit(
             say("nothing to send", "name event ids, or --lost, or --dead", "hotline lost list", USAGE)
@@ -223,7 +223,7 @@ def _redrive(ids: Any, states: Any, dry_run: bool, reason: str, by: str, folder:
         world = World(folder)
         place = world.place()
         if ids:
-            chosen = await mend.found_or_raise(place, ids, (*ledger.LOST_WORDS, "dead lettered"))
+            chosen = await mend.found_or_raise(place, ids, (*ledger.LOST_WORDS, ledger.DEAD))
         else:
             async with ledger.session(place) as tx:
                 chosen = await ledger.listed(tx, states, limit=100_000)
@@ -243,7 +243,7 @@ def _end(verb: str, ids: Sequence[str], reason: str, by: str, folder: Any, json:
     from cli import ledger, mend
     from cli.world import World
 
-    states = ("dead lettered",) if verb == "discard" else (*ledger.LOST_WORDS, "dead lettered", "orphan")
+    states = (ledger.DEAD,) if verb == "discard" else (*ledger.LOST_WORDS, ledger.DEAD)
 
     async def work() -> tuple[int, bool]:
         place = World(folder).place()
@@ -265,18 +265,20 @@ def dead_list(
     folder: Folder = UP, limit: Annotated[int, typer.Option(min=1)] = 200, json: Json = False
 ) -> None:
     """Every dead letter that was neither sent again nor discarded."""
-    _listing(["dead lettered"], "", limit, folder, lambda seen: PROBLEM if seen.dead else FINE, json=json)
+    from cli import ledger
+
+    _listing([ledger.DEAD], "", limit, folder, lambda seen: PROBLEM if seen.dead else FINE, json=json)
 
 
 @dead_app.command("show")
 def dead_show(ids: Ids, folder: Folder = UP, json: Json = False) -> None:
     """Why a record could not be handled; its content stays sealed in the quarantine."""
-    from cli import mend
+    from cli import ledger, mend
     from cli.world import World
 
     async def work() -> list[dict[str, Any]]:
         place = World(folder).place()
-        found = await mend.found_or_raise(place, ids, ("dead lettered",))
+        found = await mend.found_or_raise(place, ids, (ledger.DEAD,))
         return [{**one, "letter": mend.shown_letter(await mend.letter_of(place, one))} for one in found]
 
     found = run(work())
@@ -288,7 +290,7 @@ def dead_redrive(
     ids: Annotated[list[str], typer.Argument(metavar="[ID…]")] = [],  # noqa: B006 - typer reads it
     every: Annotated[bool, typer.Option("--all", help="Every dead letter.")] = False,
     dry_run: DryRun = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why.")] = "",
+    reason: Why = "",
     by: By = "",
     folder: Folder = UP,
     json: Json = False,
@@ -296,7 +298,9 @@ def dead_redrive(
     """Send dead letters again, for example after the reason was mended."""
     if bool(ids) == every:
         raise typer.Exit(say("nothing to send", "name event ids, or --all", "hotline dead list", USAGE))
-    _redrive(ids, ["dead lettered"], dry_run, reason, by, folder, json)
+    from cli import ledger
+
+    _redrive(ids, [ledger.DEAD], dry_run, reason, by, folder, json)
 
 
 @dead_app.command("discard")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,8 +9,7 @@ from uuid import UUID
 
 from chassis.ids import is_case_number
 from chassis.outbox import unpack
-from chassis.postgres import Database, Tx
-from cli.world import Place
+from cli.world import Place, connected
 from schemas.topics import STAGES
 
 
@@ -51,7 +48,7 @@ async def case_id_of(place: Place, asked: str) -> UUID | None:
         return UUID(asked)
     except ValueError:
         pass
-    async with _session(place, "intake") as tx:
+    async with connected(place, "intake") as database, database.session() as tx:
         if is_case_number(asked):
             found = await _by_number(place, asked.strip().upper())
             return UUID(found) if found else None
@@ -61,7 +58,7 @@ async def case_id_of(place: Place, asked: str) -> UUID | None:
 
 async def _by_number(place: Place, number: str) -> str | None:
     for stage in ("router", "feedback"):
-        async with _session(place, stage) as tx:
+        async with connected(place, stage) as database, database.session() as tx:
             found = await tx.fetchval(
                 "select key from entities where document::json->'case'->>'case_no' = $1", number
             )
@@ -74,7 +71,7 @@ async def history(place: Place, case_id: UUID) -> list[Line]:
     """Everything the four stages said about a case, in the order of time."""
     lines: list[Line] = []
     for stage in STAGES:
-        async with _session(place, stage) as tx:
+        async with connected(place, stage) as database, database.session() as tx:
             rows = await tx.fetch(
                 "select topic, headers, u.batch is null as sent from outbox"
                 " left join unpublished u using (batch) where correlation = $1",
@@ -104,20 +101,8 @@ async def state(place: Place, case_id: UUID) -> dict[str, str]:
     """Where each stage stands with a case; a stage that does not know it is left out."""
     phases = {}
     for stage in STAGES[1:]:
-        async with _session(place, stage) as tx:
+        async with connected(place, stage) as database, database.session() as tx:
             phase = await tx.fetchval("select phase from entities where key = $1", str(case_id))
         if phase:
             phases[stage] = str(phase)
     return phases
-
-
-@asynccontextmanager
-async def _session(place: Place, stage: str) -> AsyncIterator[Tx]:
-    """A short-lived connection to one stage's schema, for reading."""
-    database = Database(place.database_url, f"{place.database_prefix}{stage}", size=1)
-    await database.open()
-    try:
-        async with database.session() as tx:
-            yield tx
-    finally:
-        await database.close()

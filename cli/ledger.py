@@ -11,20 +11,21 @@ from typing import Any
 from uuid import UUID
 
 from chassis.clock import epoch_ms
-from chassis.kafka import reader
-from chassis.postgres import Database, Tx
-from cli.world import OBSERVER, CannotReach, Place
+from chassis.kafka import whole
+from chassis.postgres import Tx
+from cli.world import OBSERVER, CannotReach, Place, connected
 from observer.contract import contract_of
 from observer.headers import key_of
-from observer.ledger import LOST, State
+from observer.ledger import LOST, SETTLED, State, parts_missing
 from schemas import operations
 
 BLIND_AFTER_MS = 10_000
 """An observer that has shown nothing for so long proves nothing now."""
 LOST_WORDS = tuple(state.value for state in LOST)
 """The states that mean: something is missing, and that is proved."""
-_SETTLED = ("discharged", "closed", "recovered", "waived")
-UNSETTLED = tuple(state.value for state in State if state.value not in _SETTLED)
+DEAD = State.DEAD_LETTERED.value
+_SETTLED = tuple(state.value for state in SETTLED)
+UNSETTLED = tuple(state.value for state in State if state not in SETTLED)
 """The states in which somebody still has to do something."""
 _NOT_CANARY = f"grp <> '{operations.CANARY_GROUP}'"
 
@@ -54,15 +55,10 @@ class Overview:
 @asynccontextmanager
 async def session(place: Place) -> AsyncIterator[Tx]:
     """A short-lived connection to the observer's schema; raises CannotReach when it was never made."""
-    database = Database(place.database_url, f"{place.database_prefix}{OBSERVER}", size=1)
-    await database.open()
-    try:
-        async with database.transaction() as tx:
-            if await tx.fetchval("select to_regclass('handoffs')") is None:
-                raise CannotReach("the observer has no tables here: run `hotline up` or `hotline migrate`")
-            yield tx
-    finally:
-        await database.close()
+    async with connected(place, OBSERVER) as database, database.transaction() as tx:
+        if await tx.fetchval("select to_regclass('handoffs')") is None:
+            raise CannotReach("the observer has no tables here: run `hotline up` or `hotline migrate`")
+        yield tx
 
 
 async def overview(tx: Tx) -> Overview:
@@ -77,7 +73,7 @@ async def overview(tx: Tx) -> Overview:
         )
     }
     lost = sum(counts.get(state, 0) for state in LOST_WORDS)
-    dead = counts.get(State.DEAD_LETTERED.value, 0)
+    dead = counts.get(DEAD, 0)
     if row is None:
         return Overview(None, "no observer has ever judged here", {}, lost, dead)
     document = json.loads(row["document"])
@@ -93,7 +89,7 @@ async def matrix(tx: Tx, seen: Overview) -> list[dict[str, Any]]:
     rows = await tx.fetch(
         "select edge, state, count(*) as count, min(at_ms) as oldest from handoffs"
         f" where state <> all($1::text[]) and {_NOT_CANARY} group by edge, state",
-        list(_SETTLED),
+        _SETTLED,
     )
     edges: dict[str, dict[str, Any]] = {
         edge: {"edge": edge, "open": found["open"], "oldest_s": found["oldest_s"]}
@@ -109,7 +105,7 @@ async def matrix(tx: Tx, seen: Overview) -> list[dict[str, Any]]:
 
 
 async def listed(
-    tx: Tx, states: Sequence[str], edge: str = "", limit: int = 200, only: Sequence[tuple[bytes, str]] = ()
+    tx: Tx, states: Sequence[str], edge: str = "", limit: int = 200, group: str = ""
 ) -> list[dict[str, Any]]:
     """List handoffs in these states, oldest first; `late` means open and not committed yet."""
     late = "late" in states
@@ -117,14 +113,13 @@ async def listed(
         "select h.*, c.committed from handoffs h left join commits c using (grp, topic, partition)"
         f" where (h.state = any($1::text[]) or ($2 and h.state = 'open' and coalesce(c.committed, 0) <="
         f" h.record_offset)) and ($3 = '' or h.edge = $3) and {_NOT_CANARY}"
-        " and (cardinality($5::bytea[]) = 0 or (h.key = any($5) and h.grp = any($6::text[])))"
+        " and ($5 = '' or h.grp = $5)"
         " order by h.at_ms limit $4",
         [state for state in states if state != "late"],
         late,
         edge,
         limit,
-        [key for key, _ in only],
-        [group for _, group in only],
+        group,
     )
     return [_shown(row) for row in rows]
 
@@ -143,7 +138,7 @@ def _shown(row: Any) -> dict[str, Any]:
         "offset": row["record_offset"],
         "at": moment(row["at_ms"]),
         "due": moment(row["due_ms"]),
-        "missing": _missing(row["parts"], row["total"]),
+        "missing": parts_missing(row["parts"], row["total"]),
         "settled_at": moment(row["settled_ms"]),
     }
 
@@ -151,10 +146,6 @@ def _shown(row: Any) -> dict[str, Any]:
 def event_id_of(row: Any) -> str:
     """Tell the event's id, from a row with `key` and `name`."""
     return row["name"] or str(UUID(bytes=row["key"]))
-
-
-def _missing(parts: int, total: int) -> list[int]:
-    return [part for part in range(1, total + 1) if not parts >> part & 1]
 
 
 async def find(tx: Tx, asked: str) -> list[dict[str, Any]]:
@@ -216,23 +207,12 @@ async def check_again(place: Place, handoff: Mapping[str, Any]) -> list[str]:
     Independent of the ledger: it reads the whole topics and compares text. Gives the answers found.
     """
     topics = sorted(contract_of().answers_on.get(handoff["group"], frozenset()))
-    consumer = reader(place.kafka, *topics)
-    await consumer.start()
     wanted, source = handoff["event_id"].encode(), f"/hotline/{handoff['group']}".encode()
-    found: list[str] = []
-    try:
-        ends = await consumer.end_offsets(consumer.assignment())
-        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
-            polled = await consumer.getmany(timeout_ms=500)
-            found += [
-                f"{record.topic}/{record.partition}/{record.offset}"
-                for records in polled.values()
-                for record in records
-                if _names(record, wanted, source)
-            ]
-    finally:
-        await consumer.stop()
-    return found
+    return [
+        f"{record.topic}/{record.partition}/{record.offset}"
+        async for record in whole(place.kafka, *topics)
+        if _names(record, wanted, source)
+    ]
 
 
 def _names(record: Any, wanted: bytes, source: bytes) -> bool:

@@ -6,17 +6,15 @@ import asyncio
 import base64
 import getpass
 from collections.abc import Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from chassis.kafka import KafkaPublisher, Offsets, commit_for, members_of, record_at
-from chassis.postgres import Database
 from chassis.transport import SENT_AGAIN, Outgoing
 from chassis.transport import Place as Partition
 from cli import ledger
-from cli.world import CannotReach, Place, World
+from cli.world import CannotReach, Place, World, connected
 from observer import actions
 from observer.ledger import LOST, State
 from schemas.topics import BY_NAME, STAGES
@@ -115,7 +113,7 @@ async def letter_of(place: Place, handoff: Mapping[str, Any]) -> Any:
     """Read a dead letter of a handoff from its group's quarantine; None when there is none."""
     if handoff["group"] not in STAGES:
         return None
-    async with _stage(place, handoff["group"]) as tx:
+    async with connected(place, handoff["group"]) as database, database.session() as tx:
         return await tx.fetchrow(
             "select quarantine_id, reason, explanation, first_seen, sealed from quarantine"
             " where topic = $1 and partition = $2 and record_offset = $3",
@@ -183,12 +181,11 @@ async def plan_skip(place: Place, group: str, topic: str, partition: int | None,
     }
     moves = {p: (now, then) for p, (now, then) in moves.items() if then > now}
     async with ledger.session(place) as tx:
-        waiting = await ledger.listed(tx, ["open"], limit=1_000_000)
+        waiting = await ledger.listed(tx, ["open"], limit=1_000_000, group=group)
     drops = [
         handoff
         for handoff in waiting
-        if handoff["group"] == group
-        and (move := moves.get(Partition(handoff["topic"], handoff["partition"]))) is not None
+        if (move := moves.get(Partition(handoff["topic"], handoff["partition"]))) is not None
         and move[0] <= handoff["offset"] < move[1]
     ]
     return Skip(group, moves, drops, await _objections(place, group))
@@ -200,7 +197,7 @@ async def _objections(place: Place, group: str) -> list[str]:
     if members:
         found.append(f"{group} has {members} members: stop it first, a commit under its feet is overwritten")
     if group in STAGES:
-        async with _stage(place, group) as tx:
+        async with connected(place, group) as database, database.session() as tx:
             pending = await tx.fetchval("select count(*) from unpublished")
         if pending:
             found.append(
@@ -216,17 +213,6 @@ async def skip(place: Place, plan: Skip, operator: Operator) -> None:
     async with ledger.session(place) as tx:
         await actions.append(tx, operator.name, "skip", [plan.as_json()], operator.reason)
     await commit_for(place.kafka, plan.group, {p: then for p, (_, then) in plan.moves.items()})
-
-
-@asynccontextmanager
-async def _stage(place: Place, stage: str) -> Any:
-    database = Database(place.database_url, f"{place.database_prefix}{stage}", size=1)
-    await database.open()
-    try:
-        async with database.session() as tx:
-            yield tx
-    finally:
-        await database.close()
 
 
 async def found_or_raise(

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from chassis.clock import monotonic
 from chassis.faults import Misconfigured, Transient
 from chassis.kafka import check_topics, lag_of
 from chassis.postgres import Database
@@ -67,6 +68,13 @@ async def observer_status(world: World) -> dict[str, Any]:
     if pid is None:
         return {**found, "state": "stopped"}
     return {**found, "state": f"blind: {seen.blind}" if seen.blind else "lost" if seen.lost else "ok"}
+
+
+async def until_seeing(world: World, within: float = 10.0) -> None:
+    """Give a fresh observer a moment to read what there is: until then it is blind, and rightly says so."""
+    deadline = monotonic() + within
+    while (await observer_status(world))["state"].startswith("blind") and monotonic() < deadline:
+        await asyncio.sleep(0.1)
 
 
 async def department_lag(world: World) -> dict[str, int | None]:

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,17 @@ class Place:
     def kafka(self) -> Connection:
         """Where Kafka is, with this world's prefix."""
         return Connection(self.bootstrap, self.kafka_prefix)
+
+
+@asynccontextmanager
+async def connected(place: Place, part: str) -> AsyncIterator[Database]:
+    """Connect for a moment to the schema of one part: a stage's, or the observer's."""
+    database = Database(place.database_url, f"{place.database_prefix}{part}", size=1)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 class World:

@@ -73,7 +73,7 @@ class Observer:
         self._publisher = KafkaPublisher(settings.kafka, "hotline-observer")
         self._writer = Writer("observer")
         self.metrics = ObserverMetrics(
-            self._contract.edges, (*STAGES, *GROUPS), AUDITED, (*STAGES, telephony.TOPIC.partition(".")[0])
+            self._contract.edges, GROUPS, AUDITED, (*STAGES, telephony.TOPIC.partition(".")[0])
         )
         self._gauges = Gauges(self.metrics)
         self._health = Health(facts=self._facts)
@@ -103,7 +103,6 @@ class Observer:
         self._has_been_blind = False
         self._action = 0
         self._looked = self._pruned = self._judged = 0.0
-        self._trouble = ""
 
     # ------------------------------------------------------------ life
 
@@ -192,6 +191,12 @@ class Observer:
         await self._publisher.stop()
         await self._database.close()
 
+    async def _adopt(self, places: list[Place]) -> None:
+        """Read the partitions that have appeared, if any have."""
+        if any(place not in self._positions for place in places):
+            self._starts.update(await self._offsets.starts(places))
+            await self._follow(places)
+
     async def _follow(self, places: list[Place]) -> None:
         """Read partitions from where the store stands; from the groups' commits, where those are behind.
 
@@ -227,8 +232,7 @@ class Observer:
             except Exception as error:
                 if not is_transient(error):
                     raise
-                self._trouble = f"{type(error).__name__}: {error}"[:200]
-                self._log.warning("cycle_retried", why=self._trouble)
+                self._log.warning("cycle_retried", why=f"{type(error).__name__}: {error}"[:200])
                 await self.close()
                 await asyncio.sleep(0.5)
                 await self.start()
@@ -260,9 +264,7 @@ class Observer:
             places = await self._offsets.partitions(sorted(wanted))
             highs = await self._offsets.highs(places)
             self._barriers.ends(highs, now_ms, wanted)
-            if any(place not in self._positions for place in places):
-                self._starts.update(await self._offsets.starts(places))
-                await self._follow(places)
+            await self._adopt(places)
         self._deferred.tick(now_ms)
         for barrier in self._barriers.passed(self._positions, now_ms):
             for room in (self.ledger, self._sequences, self._deferred):
@@ -417,9 +419,7 @@ class Observer:
         self._looked = monotonic()
         groups = {group: await self._offsets.commits(group) for group in GROUPS}
         places = await self._offsets.partitions(AUDITED)
-        if any(place not in self._positions for place in places):
-            self._starts.update(await self._offsets.starts(places))
-            await self._follow(places)
+        await self._adopt(places)
         self._ends = await self._offsets.highs(places)
         self._starts = await self._offsets.starts(places)
         self._lags = [lag for group, commits in groups.items() for lag in self._lag(group, commits, now_ms)]
@@ -427,9 +427,8 @@ class Observer:
         self._catch_up = {
             place: end for place, end in self._catch_up.items() if self._positions.get(place, 0) < end
         }
-        self._trouble = ""
         async with self._database.session() as tx:
-            document = self._document(now_ms, await store.blind_records(tx))
+            document = self._document(now_ms, await store.blind_records(tx, now_ms))
             await store.write_status(tx, now_ms, json.dumps(document))
             if monotonic() - self._pruned > PRUNE_EVERY_S:
                 self._pruned = monotonic()
@@ -497,15 +496,13 @@ class Observer:
         }
 
     def _blind(self, silent_ms: int) -> str:
-        if self._trouble:
-            return self._trouble
         if self._catch_up:
             behind = sum(end - self._positions.get(place, 0) for place, end in self._catch_up.items())
             return f"catching up: {behind} records to read"
         return f"the canary has waited {silent_ms / 1000:.0f} s to be named" if silent_ms else ""
 
     def _facts(self) -> dict[str, Any]:
-        return {"part": "observer", "pid": os.getpid(), "read": self._desk.read, "blind": self._trouble}
+        return {"part": "observer", "pid": os.getpid(), "read": self._desk.read}
 
     # ------------------------------------------------------------ what is told
 

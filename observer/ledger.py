@@ -43,8 +43,16 @@ class State(StrEnum):
 LOST = frozenset({State.DROPPED, State.PARTIAL, State.EXPIRED_UNREAD, State.SEQUENCE_GAP, State.TIMER_LOST})
 """States that say: something is missing, and that is proved."""
 
+SETTLED = frozenset({State.DISCHARGED, State.CLOSED, State.RECOVERED, State.WAIVED})
+"""States in which nobody has to do anything any more."""
+
 WATCHED = LOST | {State.DEAD_LETTERED}
 """States that stay in memory until something mends them or somebody waives them."""
+
+
+def parts_missing(parts: int, total: int) -> list[int]:
+    """List which of `total` outputs a bit mask of outputs lacks."""
+    return [part for part in range(1, total + 1) if not parts >> part & 1]
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +71,7 @@ class Handoff:
     @property
     def missing(self) -> list[int]:
         """The parts of the answer that nobody has seen; [] when complete, or when nothing was seen."""
-        return [part for part in range(1, self.total + 1) if not self.parts >> part & 1]
+        return parts_missing(self.parts, self.total)
 
     @property
     def answered(self) -> bool:
@@ -114,7 +122,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is proved of a handoff, with the evidence; `barrier` is None where retention is the proof.
+    """What is proved of a handoff, with the evidence; `barrier` is None where nothing can be proved.
 
     `name` and `subject` name what no record ever named: a number that did not come.
     """

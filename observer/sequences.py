@@ -168,7 +168,7 @@ class Sequences:
                 continue
             if following < count.first:
                 self._suspect(count, range(following, count.first), place, said, said_by)
-            count.first, count.following = min(1, count.first), max(count.following, following)
+            count.first, count.following = 1, max(count.following, following)
             self._note(count)
 
     def blinded(self, writer: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chassis.clock import epoch_ms
 from chassis.postgres import Tx
 from chassis.transport import Place
 from observer import actions
@@ -16,10 +15,12 @@ from observer.barrier import Barrier
 from observer.contract import Contract, Owed
 from observer.deferred import Acts, Deferred, Waiting
 from observer.headers import Said, key_of, shown
-from observer.ledger import WATCHED, Changes, Effect, Handoff, Opened, Settled, State, Verdict
+from observer.ledger import SETTLED, WATCHED, Changes, Effect, Handoff, Opened, Settled, State, Verdict
 from observer.sequences import Count
 
 OPEN = (State.OPEN.value, State.OVERDUE.value)
+_SETTLED = ", ".join(f"'{state.value}'" for state in sorted(SETTLED))
+_OVER = f"{_SETTLED}, '{State.ORPHAN.value}', '{State.UNPROVABLE.value}'"
 _UNSETTLED = (*OPEN, *(state.value for state in WATCHED))
 
 
@@ -120,7 +121,7 @@ async def _write_handoffs(tx: Any, changes: Changes) -> None:
             " e.settled_ms, parts = e.parts,"
             " total = e.total from ending e where h.key = e.key and h.grp = e.grp"
             # Copies of what was settled long ago, and that memory has let go, change nothing.
-            " and h.state not in ('discharged', 'closed', 'recovered', 'waived')"
+            f" and h.state not in ({_SETTLED})"
         )
 
 
@@ -454,12 +455,12 @@ BEFORE = "deleted before the ledger began"
 """Why an observer's very first look misses the beginning of a log: known, and no alarm."""
 
 
-async def blind_records(tx: Tx, now_ms: int | None = None) -> dict[str, int]:
+async def blind_records(tx: Tx, now_ms: int) -> dict[str, int]:
     """Count by topic the records that could not be read lately."""
     rows = await tx.fetch(
         "select topic, sum(to_offset - from_offset)::bigint as records from blind where seen_ms > $1"
         f" and reason <> '{BEFORE}' group by topic",
-        (now_ms if now_ms is not None else epoch_ms()) - BLIND_FOR_MS,
+        now_ms - BLIND_FOR_MS,
     )
     return {row["topic"]: row["records"] for row in rows}
 
@@ -477,9 +478,6 @@ async def untold(tx: Tx, limit: int = 500) -> Sequence[Any]:
 async def mark_told(tx: Tx, verdict_ids: Sequence[int]) -> None:
     """Note that Kafka has acknowledged these verdicts."""
     await tx.execute("update verdicts set told = true where verdict_id = any($1::bigint[])", verdict_ids)
-
-
-_OVER = "'discharged', 'closed', 'recovered', 'waived', 'orphan', 'unprovable'"
 
 
 async def prune(tx: Tx, before_ms: int, long_before_ms: int, limit: int = 20_000) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from chassis.kafka import KafkaPublisher, reader
+from chassis.kafka import KafkaPublisher, whole
 from chassis.outbox import unpack
 from chassis.transport import Outgoing
 from cli.world import Place
@@ -164,18 +164,8 @@ async def gather(place: Place) -> Evidence:
 
 
 async def _log(place: Place) -> list[Said]:
-    consumer = reader(place.kafka, *(topic.name for topic in TOPICS))
-    await consumer.start()
     cut = len(place.kafka_prefix)
-    try:
-        ends = await consumer.end_offsets(consumer.assignment())
-        log: list[Said] = []
-        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
-            polled = await consumer.getmany(timeout_ms=500)
-            log += [_said(record, cut) for records in polled.values() for record in records]
-        return log
-    finally:
-        await consumer.stop()
+    return [_said(record, cut) async for record in whole(place.kafka, *(topic.name for topic in TOPICS))]
 
 
 def _said(record, cut: int) -> Said:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from chassis.kafka import reader
+from chassis.kafka import whole
 from cli.world import Place
 from schemas.envelope import BY_BODY
 from schemas.handoffs import HANDOFFS
@@ -53,15 +53,6 @@ class Truth:
 async def read_all(place: Place, truth: Truth | None = None) -> Truth:
     """Read every topic from its first record to its end; adds to an earlier reading, if there is one."""
     truth = truth or Truth()
-    consumer = reader(place.kafka, *(topic.name for topic in TOPICS))
-    await consumer.start()
-    try:
-        ends = await consumer.end_offsets(consumer.assignment())
-        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
-            polled = await consumer.getmany(timeout_ms=500)
-            for records in polled.values():
-                for record in records:
-                    truth.take(record)
-    finally:
-        await consumer.stop()
+    async for record in whole(place.kafka, *(topic.name for topic in TOPICS)):
+        truth.take(record)
     return truth
