@@ -112,7 +112,7 @@ class Bench:
         }
 
     async def _start(self, place: Place) -> None:
-        await asyncio.to_thread(self._world.start_observer, place, {"HOTLINE_CANARY_EVERY_S": "0"})
+        await asyncio.to_thread(self._world.start_beside, OBSERVER, place, {"HOTLINE_CANARY_EVERY_S": "0"})
         await self._world.wait_ready(stages=(OBSERVER,))
         await self._caught_up(place)
 
@@ -131,7 +131,7 @@ class Bench:
         await _empty(place)
         await settled(place.database_url)
         _pin(database, [0])
-        await asyncio.to_thread(self._world.start_observer, place, {"HOTLINE_CANARY_EVERY_S": "0"})
+        await asyncio.to_thread(self._world.start_beside, OBSERVER, place, {"HOTLINE_CANARY_EVERY_S": "0"})
         pid = self._world.pid_of(OBSERVER)
         assert pid is not None
         _pin(pid, [0])

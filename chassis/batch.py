@@ -227,6 +227,7 @@ class Pass:
             resend, repeat = await self._decide(tx, current, records, readable)
             await reach("before_store")
             await plan.write(tx, current, self._stage.phase)
+            await self._project(tx, current)
         await reach("after_store")
         self._metrics.decided(current)
         return _Stored(current, resend, offsets, repeat)
@@ -263,6 +264,11 @@ class Pass:
         fold.finish()
         self._metrics.repeated(len(repeated))
         return sorted({known.batch for known in seen.values() if known.unpublished}), repeat
+
+    async def _project(self, tx: Tx, current: Plan) -> None:
+        changed = [entity.state for entity in current.entities.values() if entity.changed and entity.state]
+        if changed and self._stage.project is not None:
+            await self._stage.project(tx, changed)
 
     @staticmethod
     async def _sent_again(tx: Tx, inputs: Sequence[Input], seen: dict[UUID, Seen]) -> dict[int, set[str]]:

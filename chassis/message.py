@@ -68,6 +68,10 @@ def _read(record: Record, handled: dict[str, MessageType]) -> Event[Any] | Poiso
     if len(record.headers) > MAX_HEADERS:
         raise _Unreadable("headers", f"{len(record.headers)} headers, at most {MAX_HEADERS}")
     headers = dict(record.headers)
+    if b"cloudevents" in headers.get("content-type", b""):
+        raise _Unreadable(
+            "structured_mode", "a structured CloudEvent; send binary mode: who watches reads only headers"
+        )
     wire = _text(headers, "ce_type")
     kind = handled.get(wire)
     if kind is None:

@@ -107,8 +107,16 @@ class Relay:
         message = self._message(command, command_id)
         async with self._database.transaction() as tx:
             await outbox.store(tx, new_batch_id(), [message], [None])
-        self._wake.set()
+        self.wake()
         return command_id
+
+    def wake(self) -> None:
+        """Send soon what was just stored for the relay."""
+        self._wake.set()
+
+    def run_relay(self) -> asyncio.Task[None]:
+        """Start only the loop that sends; for a process that stores messages and decides nothing."""
+        return asyncio.create_task(self._loop(self.relay_once, 0.5))
 
     async def relay_once(self) -> bool:
         """Send the batches that no consumer will bring back; tells whether there may be more."""

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from chassis.faults import Misconfigured
 from chassis.kafka import Connection
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Settings(BaseSettings):
@@ -33,7 +33,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Self:
-        if self.http_host not in _LOOPBACK and self.http_token_file is None:
+        if self.http_host not in LOOPBACK and self.http_token_file is None:
             raise ValueError("http_host is not loopback: set http_token_file, or listen on 127.0.0.1")
         return self
 

@@ -19,6 +19,10 @@ Prepare: TypeAlias = Callable[[Tx, Sequence[Event[Any]], Any], Awaitable[Any]]
 """Reads what the decisions of a batch need beyond the case itself; gives the batch's policy."""
 
 
+Project: TypeAlias = Callable[[Tx, Sequence[Any]], Awaitable[None]]
+"""Rewrites a stage's reading copies from the states that a batch changed, in the same transaction."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One of the four stages: its decisions by input, the state it keeps, the events it may say."""
@@ -32,6 +36,7 @@ class Stage:
     command_refused: type[Body]
     policy: Any = None
     prepare: Prepare | None = None
+    project: Project | None = None
     wait_at_most: timedelta = timedelta(minutes=10)
     workers: Mapping[str, Worker] = field(default_factory=dict)
 

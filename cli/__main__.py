@@ -12,6 +12,8 @@ import typer
 
 from chassis.faults import Misconfigured, Transient
 from cli import handoffs
+from cli.customers import customer_app
+from cli.staffing import staffing_app
 from cli.verbs import FINE, PROBLEM, UNREACHABLE, UP, USAGE, Folder, Json, run, say
 
 app = typer.Typer(
@@ -28,6 +30,8 @@ app.add_typer(case_app, name="case")
 app.add_typer(events_app, name="events")
 app.add_typer(topics_app, name="topics")
 handoffs.register(app)
+app.add_typer(customer_app, name="customer")
+app.add_typer(staffing_app, name="staffing")
 
 _DEMO = Path(".run/demo")
 
@@ -57,7 +61,7 @@ def up(folder: Folder = UP, json: Json = False) -> None:
     """Start the stack, the stages and the observer in the background; a second `up` goes on where it was."""
     from cli import show
     from cli.status import until_seeing
-    from cli.world import PROCESSES, World
+    from cli.world import BESIDE, PROCESSES, World
 
     world = World(folder, show.progress)
 
@@ -66,7 +70,8 @@ def up(folder: Folder = UP, json: Json = False) -> None:
         await world.prepare(place)
         show.progress("starting the stages that do not run")
         await asyncio.to_thread(world.start_stages, place)
-        await asyncio.to_thread(world.start_observer, place)
+        for name in BESIDE:
+            await asyncio.to_thread(world.start_beside, name, place)
         await world.wait_ready(stages=PROCESSES)
         await until_seeing(world)
         return await _overview(world)

@@ -14,7 +14,7 @@ from cli.people import People
 from cli.proof import Proof
 from cli.tally import Counting
 from cli.traffic import Telephony, generated, recorded
-from cli.world import PROCESSES, Place, World
+from cli.world import BESIDE, PROCESSES, Place, World
 
 DEMO_TIMES: Mapping[str, str] = {"HOTLINE_RATE_WITHIN": "PT3S", "HOTLINE_SETTLE": "PT1S"}
 """In the demo customers who stay silent are waited for three seconds instead of seven days."""
@@ -65,7 +65,8 @@ class Demo:
             losses = {"HOTLINE_LOSSES": str(self._losses)}
             self.world.start_stages(place, {**DEMO_TIMES, **swallow, **losses}, ("router",))
         self.world.start_stages(place, DEMO_TIMES)
-        self.world.start_observer(place)
+        for name in BESIDE:
+            self.world.start_beside(name, place)
 
     @property
     def _losses(self) -> Path:

@@ -25,6 +25,7 @@ from schemas import feedback, intake, resolver, telephony
 from schemas.case import Decision, Personal
 from schemas.envelope import BY_BODY, Body
 from schemas.topics import DEPARTMENTS
+from services.intake.door.entry import number_of
 
 OTHER_DEPARTMENT = {"branches": "payments"}
 
@@ -45,7 +46,7 @@ class People:
         self._case_scripts: dict[UUID, Script] = {}
         self._call_scripts: dict[str, Script] = {}
         subscriptions = [
-            ("agents", ("telephony.calls",), self._on_calls),
+            ("agents", ("telephony.calls", "intake.cases"), self._on_calls),
             ("customers", ("intake.cases", "feedback.cases"), self._on_customer_events),
             *((f"department.{code}", (f"departments.{code}",), self._on_assignments) for code in DEPARTMENTS),
         ]
@@ -70,9 +71,19 @@ class People:
         handled = _types(telephony.CallAnswered)
         answered = [event for record in records if isinstance(event := read(record, handled), Event)]
         chosen = [(event, self._script_for(event.body.call_id)) for event in answered]
-        await self._vault.ready([self._vault.customer_ref(script.phone) for _, script in chosen], create=True)
+        refs = [self._vault.customer_ref(number_of(script.phone)) for _, script in chosen]
+        await self._vault.ready(refs, create=True)
         await self._say([self._recording(event, script) for event, script in chosen])
+        owed = _types(intake.CallbackScheduled)
+        promised = [event for record in records if isinstance(event := read(record, owed), Event)]
+        await self._say([self._called_back(event) for event in promised])
         await _commit(records, reader)
+
+    def _called_back(self, event: Event[Any]) -> Outgoing:
+        reached = intake.CallbackAttemptReported(
+            call_id=event.body.call_id, agent="agent-callback", outcome="answered"
+        )
+        return self._command(reached, event)
 
     def _script_for(self, call_id: str) -> Script:
         """Scripts in turn; the same call tells the same story however often it is read."""
@@ -81,7 +92,7 @@ class People:
         return self._call_scripts[call_id]
 
     def _recording(self, event: Event[Any], script: Script) -> Outgoing:
-        ref = self._vault.customer_ref(script.phone)
+        ref = self._vault.customer_ref(number_of(script.phone))
         personal = Personal(
             name=script.name, phone=script.phone, summary=script.summary, demand=script.demand
         )

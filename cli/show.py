@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -71,6 +72,33 @@ def lines(texts: list[str]) -> None:
     """Print plain lines."""
     for text in texts:
         out.print(text, highlight=False)
+
+
+_SHORT = {
+    "service_level": "SL", "speed_of_answer_s": "ASA s", "handling_time_s": "AHT s", "occupancy": "occ.",
+    "longest_wait_s": "longest s", "rostered_required": "to roster",
+}  # fmt: skip
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print rows of one day that all have the same fields; a dash stands with its reason below."""
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in rows[0] if rows else ():
+        header = _SHORT.get(name, name.replace("_", " "))
+        shown.add_column(header, justify="left" if name == "start" else "right", no_wrap=True)
+    reasons = set()
+    for row in rows:
+        cells = []
+        for name, value in row.items():
+            text = str(value)
+            if text.startswith("— "):
+                reasons.add(f"{_SHORT.get(name, name)}: {text}")
+                text = "—"
+            cells.append(text[11:16] if name == "start" else text)
+        shown.add_row(*cells)
+    out.print(shown)
+    for reason in sorted(reasons):
+        out.print(f"[dim]{reason}[/dim]")
 
 
 def status(overview: dict[str, Any], *, hints: bool = False) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from heapq import merge
@@ -13,7 +12,6 @@ from importlib import resources
 
 from chassis.clock import monotonic, utc_now
 from chassis.faults import insist
-from chassis.ids import foreign_id
 from chassis.kafka import KafkaPublisher
 from chassis.message import Writer, time_header
 from chassis.roots import new_id
@@ -22,7 +20,9 @@ from chassis.vault import Vault
 from cli.texts import scripts
 from schemas import telephony
 from schemas.envelope import Body
-from services.intake.asterisk import Mapped, replay
+from services.intake.door.entry import fact_id, number_of, sealed
+from services.intake.sources.asterisk import replay
+from services.intake.sources.canonical import Mapped
 
 # Calls per half-hour of a bank's working day, 8:00 to 20:00, as shares of the busiest.
 DAY_SHAPE = (
@@ -32,26 +32,13 @@ DAY_SHAPE = (
 _QUEUES = ("cards", "loans", "digital", "general")
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """One call event with its identity, and the plain number when it names a caller."""
-
-    key: str
-    body: Body
-    phone: str | None = None
-
-
-def recorded() -> list[Fact]:
+def recorded() -> list[Mapped]:
     """The calls of the recorded PBX, in the order in which its events arrived."""
     with resources.as_file(resources.files("cli").joinpath("recordings/run2-full/ami-steady.raw.gz")) as path:
-        return [_fact(mapped) for mapped in replay(path, "asterisk-demo")]
+        return list(replay(path, "asterisk-demo"))
 
 
-def _fact(mapped: Mapped) -> Fact:
-    return Fact(mapped.key, mapped.body, mapped.phone)
-
-
-def generated(calls: int, rate: float, seed: int) -> Iterator[tuple[float, Fact]]:
+def generated(calls: int, rate: float, seed: int) -> Iterator[tuple[float, Mapped]]:
     """Calls beyond the recording: (seconds from the start, event), in time order.
 
     Arrivals are a Poisson process whose intensity follows `DAY_SHAPE`, scaled to `rate` calls
@@ -62,7 +49,7 @@ def generated(calls: int, rate: float, seed: int) -> Iterator[tuple[float, Fact]
     arrivals = sorted(_arrival(dice, length) for _ in range(calls))
     started = utc_now()
     streams = (
-        [(at + after, number, index, Fact(f"{call_id}|{index}", body, phone))]
+        [(at + after, number, index, Mapped(f"{call_id}|{index}", body, phone))]
         for number, at in enumerate(arrivals)
         for call_id, events in [_call(dice, seed, number, at)]
         for index, (after, body, phone) in enumerate(events)
@@ -71,7 +58,7 @@ def generated(calls: int, rate: float, seed: int) -> Iterator[tuple[float, Fact]
         merge(*streams) if calls < 2000 else sorted(item for one in streams for item in one)
     ):
         moment = started + timedelta(seconds=at)
-        yield at, Fact(fact.key, fact.body.model_copy(update={"occurred_at": moment}), fact.phone)
+        yield at, Mapped(fact.key, fact.body.model_copy(update={"occurred_at": moment}), fact.phone)
 
 
 def _arrival(dice: random.Random, length: float) -> float:
@@ -137,25 +124,19 @@ class Telephony:
         self._writer = Writer("telephony")
         self._since, self._count = utc_now(), 0
 
-    async def publish(self, facts: Sequence[Fact]) -> None:
+    async def publish(self, facts: Sequence[Mapped]) -> None:
         """Seal and send a run of call events, in order; tries until it works, as an adapter must."""
-        refs = [self._vault.customer_ref(fact.phone) for fact in facts if fact.phone]
+        refs = [self._vault.customer_ref(number_of(fact.phone)) for fact in facts if fact.phone]
         await insist(partial(self._vault.ready, refs, create=True))
         await insist(partial(self._publisher.publish, [self._message(fact) for fact in facts]))
 
-    def _message(self, fact: Fact) -> Outgoing:
-        body = fact.body
-        if fact.phone and isinstance(body, telephony.CallOffered):
-            ref = self._vault.customer_ref(fact.phone)
-            body = body.model_copy(update={"customer_ref": ref, "caller": self._vault.seal(ref, fact.phone)})
-        elif fact.phone and isinstance(body, telephony.CallbackRequested):
-            ref = self._vault.customer_ref(fact.phone)
-            body = body.model_copy(update={"number": self._vault.seal(ref, fact.phone)})
+    def _message(self, fact: Mapped) -> Outgoing:
+        body = sealed(fact, self._vault)
         at = getattr(body, "occurred_at", None) or utc_now()
         correlation = str(getattr(body, "call_id", None) or getattr(body, "source", "-"))
         return self._writer.write(
             body,
-            uid=foreign_id("telephony", fact.key, at),
+            uid=fact_id(fact),
             at=time_header(at),
             correlation=correlation,
             sequence=self._next(),
@@ -179,7 +160,7 @@ class Telephony:
         message = self._writer.write(body, uid=new_id(), at=time_header(body.period_to), correlation=_SOURCE)
         await insist(partial(self._publisher.publish, [message]))
 
-    async def replay(self, facts: Iterable[Fact], batch: int = 60) -> int:
+    async def replay(self, facts: Iterable[Mapped], batch: int = 60) -> int:
         """Send a recording, much faster than it happened; returns how many events."""
         run = list(facts)
         for start in range(0, len(run), batch):
@@ -187,10 +168,10 @@ class Telephony:
             await asyncio.sleep(0.02)
         return len(run)
 
-    async def play(self, schedule: Iterable[tuple[float, Fact]]) -> AsyncIterator[int]:
+    async def play(self, schedule: Iterable[tuple[float, Mapped]]) -> AsyncIterator[int]:
         """Send generated calls at their due times; yields how many events were sent so far."""
         started, sent = monotonic(), 0
-        waiting: list[Fact] = []
+        waiting: list[Mapped] = []
         for at, fact in schedule:
             ahead = at - (monotonic() - started)
             if ahead > 0.02 or len(waiting) >= 500:

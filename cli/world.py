@@ -27,8 +27,10 @@ from deploy.local.processes import recall, remember
 from schemas.topics import STAGES
 
 Progress = Callable[[str], None]
-OBSERVER = "observer"
-PROCESSES = (*STAGES, OBSERVER)
+OBSERVER, DOOR = "observer", "door"
+BESIDE = {OBSERVER: "observer", DOOR: "services.intake.door"}
+"""What runs beside the stages, and its module."""
+PROCESSES = (*STAGES, *BESIDE)
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
@@ -207,15 +209,15 @@ class World:
             with suppress(psutil.NoSuchProcess):
                 remember(self.folder / f"{stage}.pid", psutil.Process(pid))
 
-    def start_observer(self, place: Place, extra: Mapping[str, str] | None = None) -> None:
-        """Start the observer if it does not run, with its own log."""
-        if self.pid_of(OBSERVER) is not None:
+    def start_beside(self, name: str, place: Place, extra: Mapping[str, str] | None = None) -> None:
+        """Start the observer or the door if it does not run, with its own log."""
+        if self.pid_of(name) is not None:
             return
-        (self.folder / f"{OBSERVER}.port").unlink(missing_ok=True)
-        environment = {**self.environment(place), "HOTLINE_PORT_FILE": f"{OBSERVER}.port", **(extra or {})}
-        with os.fdopen(os.open(self.folder / f"{OBSERVER}.log", _APPEND, 0o600), "ab") as log:
+        (self.folder / f"{name}.port").unlink(missing_ok=True)
+        environment = {**self.environment(place), "HOTLINE_PORT_FILE": f"{name}.port", **(extra or {})}
+        with os.fdopen(os.open(self.folder / f"{name}.log", _APPEND, 0o600), "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", OBSERVER],
+                [sys.executable, "-m", BESIDE[name]],
                 env=environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -223,10 +225,10 @@ class World:
                 stderr=log,
                 start_new_session=True,
             )
-        remember(self.folder / f"{OBSERVER}.pid", psutil.Process(process.pid))
+        remember(self.folder / f"{name}.pid", psutil.Process(process.pid))
 
     def pid_of(self, stage: str) -> int | None:
-        """The process id of a running stage or of the observer, or None."""
+        """The process id of a running stage, of the observer or of the door, or None."""
         process = recall(self.folder / f"{stage}.pid")
         return process.pid if process is not None else None
 
@@ -259,7 +261,7 @@ class World:
         return "\n".join(lines[-6:])
 
     def stop_stages(self, stages: tuple[str, ...] = PROCESSES, within: float = 35) -> list[str]:
-        """Ask the stages and the observer to stop and wait; returns those that had to be killed."""
+        """Ask every process to stop and wait; returns those that had to be killed."""
         running = {stage: pid for stage in stages if (pid := self.pid_of(stage)) is not None}
         for pid in running.values():
             _signal(pid, signal.SIGTERM)

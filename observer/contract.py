@@ -9,7 +9,7 @@ from schemas.handoffs import HANDOFFS, Deferred, Handoff
 from schemas.topics import STAGES, TOPICS
 
 ALARMS: frozenset[type[Body]] = frozenset(
-    {intake.RecordingOverdue, resolver.CaseEscalated, feedback.TellingOverdue}
+    {intake.RecordingOverdue, intake.CallbackOverdue, resolver.CaseEscalated, feedback.TellingOverdue}
 )
 """Events with which a stage's timer says that nobody has acted: they prove the timer, not the act."""
 

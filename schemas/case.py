@@ -4,6 +4,8 @@ from enum import StrEnum
 from typing import Literal
 from uuid import UUID
 
+from pydantic import Field
+
 from schemas.envelope import Body, Cipher, Code, Identifier, Moment
 
 
@@ -38,7 +40,7 @@ Language = Literal["zh", "en"]
 class Customer(Body):
     """Who called: an opaque reference, and the person's data sealed with the person's own key.
 
-    The sealed JSON holds `name`, `phone`, `summary` and `demand` (`schemas.case.Personal`).
+    The sealed JSON is `schemas.case.Personal`.
     """
 
     customer_ref: Identifier
@@ -46,12 +48,26 @@ class Customer(Body):
 
 
 class Personal(Body):
-    """What is inside `Customer.sealed`; never logged, never sent unsealed."""
+    """What is inside `Customer.sealed`; never logged, never sent unsealed.
+
+    `demand` and `suggestion` are in the customer's own words; `answers` are those to the checklist.
+    """
 
     name: str = ""
     phone: str = ""
     summary: str = ""
     demand: str = ""
+    suggestion: str = ""
+    answers: dict[str, str] = Field(default_factory=dict)
+
+
+class Completeness(Body):
+    """How much of what its category needs was recorded: `score` 0 … 100, and the names of what is missing."""
+
+    score: int
+    missing: tuple[Code, ...] = ()
+    checklist: Code
+    read_back: bool = False
 
 
 class Attempt(Body):
@@ -81,6 +97,7 @@ class Case(Body):
     vulnerable: bool = False
     customer: Customer
     recorded_at: Moment
+    completeness: Completeness | None = None
     attempts: tuple[Attempt, ...] = ()
 
 

@@ -38,16 +38,29 @@ class Handoff:
 
 
 WRAP_UP = timedelta(minutes=10)
+CALL_BACK = timedelta(days=3)
 ACCEPT = timedelta(hours=2)
 TELL = timedelta(hours=24)
 RATE = timedelta(days=7)
 
+_CONTACT: tuple[type[Body], ...] = (
+    intake.ContactClosed,
+    intake.RepeatNoticed,
+    intake.CallbackScheduled,
+    intake.CallbackAttempted,
+    intake.CallbackCancelled,
+    intake.CallbackCancellationRequested,
+)
+"""What any fact about a call may bring about: facts arrive in any order, the last one decides."""
+
 _NOTED = tuple(
-    Handoff(kind, "intake", (intake.ContactClosed,), receipt=True)
+    Handoff(kind, "intake", (*_CONTACT,), receipt=True)
     for kind in (
         telephony.CallOffered,
         telephony.CallQueued,
         telephony.CallPositioned,
+        telephony.PositionTold,
+        telephony.ReasonCaptured,
         telephony.CallRefused,
         telephony.AgentOffered,
         telephony.CallAnswered,
@@ -72,7 +85,7 @@ HANDOFFS: tuple[Handoff, ...] = (
     Handoff(
         telephony.CallEnded,
         "intake",
-        (intake.ContactClosed,),
+        _CONTACT,
         receipt=True,
         deferred=Deferred(
             (
@@ -80,6 +93,7 @@ HANDOFFS: tuple[Handoff, ...] = (
                 intake.CaseAnswered,
                 intake.ContactAttached,
                 intake.ContactClosed,
+                intake.CallbackScheduled,
                 intake.RecordingOverdue,
             ),
             WRAP_UP,
@@ -95,7 +109,7 @@ HANDOFFS: tuple[Handoff, ...] = (
     Handoff(
         intake.AttachmentRequested,
         "intake",
-        (intake.ContactAttached, intake.CommandRefused),
+        (intake.ContactAttached, intake.CaseEscalated, intake.CommandRefused),
         receipt=True,
     ),
     Handoff(
@@ -105,9 +119,43 @@ HANDOFFS: tuple[Handoff, ...] = (
         receipt=True,
     ),
     Handoff(
+        intake.CallbackAttemptReported,
+        "intake",
+        (intake.CallbackAttempted, intake.CallbackExhausted, intake.ContactClosed, intake.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        intake.CallbackCancellationRequested,
+        "intake",
+        (intake.CallbackCancelled, intake.ContactClosed, intake.CommandRefused),
+        receipt=True,
+    ),
+    Handoff(
+        intake.CallbackScheduled,
+        "customer",
+        (),
+        receipt=True,
+        deferred=Deferred(
+            (
+                intake.CallbackAttempted,
+                intake.CallbackCancelled,
+                intake.CallbackExhausted,
+                intake.CallbackOverdue,
+            ),
+            CALL_BACK,
+            "agents",
+        ),
+    ),
+    Handoff(
         intake.TimerFired,
         "intake",
-        (intake.RecordingOverdue, intake.ContactClosed, intake.CommandRefused),
+        (
+            intake.RecordingOverdue,
+            intake.ContactClosed,
+            intake.CallbackOverdue,
+            intake.CallbackExhausted,
+            intake.CommandRefused,
+        ),
         receipt=True,
     ),
     Handoff(intake.CaseRecorded, "router", _ROUTED, True),
@@ -232,6 +280,12 @@ TERMINAL: tuple[type[Body], ...] = (
     intake.ContactAttached,
     intake.ContactClosed,
     intake.RecordingOverdue,
+    intake.RepeatNoticed,
+    intake.CaseEscalated,
+    intake.CallbackAttempted,
+    intake.CallbackOverdue,
+    intake.CallbackExhausted,
+    intake.CallbackCancelled,
     intake.CommandRefused,
     router.CaseParked,
     router.CommandRefused,

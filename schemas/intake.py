@@ -3,7 +3,7 @@
 from typing import Literal
 from uuid import UUID
 
-from schemas.case import Case, Category, Decision, Language, Severity
+from schemas.case import Case, Category, Completeness, Decision, Language, Severity
 from schemas.envelope import (
     Body,
     Cipher,
@@ -65,6 +65,76 @@ class RecordingOverdue(Body):
     ended_at: Moment
 
 
+@message("intake.repeat-noticed", topic=CASES, key="call_id")
+class RepeatNoticed(Body):
+    """Somebody calls again from the same number: how often in the last days, and what is still open."""
+
+    call_id: Identifier
+    customer_ref: Identifier
+    contacts: int
+    within_days: int
+    open_cases: tuple[UUID, ...] = ()
+
+
+@message("intake.case-escalated", topic=CASES)
+class CaseEscalated(Body):
+    """A customer has called so often about one case that somebody senior must look at it."""
+
+    case_id: UUID
+    call_id: Identifier
+    cause: Literal["repeat_calls"]
+    repeat_no: int
+
+
+@message("intake.callback-scheduled", topic=CASES, key="call_id")
+class CallbackScheduled(Body):
+    """The caller left the queue and keeps the place: somebody calls back at `due_at`."""
+
+    call_id: Identifier
+    queue: Code
+    customer_ref: Identifier | None = None
+    number: Cipher | None = None
+    due_at: Moment
+    waiting_since: Moment
+
+
+@message("intake.callback-attempted", topic=CASES, key="call_id")
+class CallbackAttempted(Body):
+    """Somebody called back; `by_call_id` is the new call, when there was one."""
+
+    call_id: Identifier
+    attempt: int
+    outcome: Literal["answered", "no_answer", "busy", "failed"]
+    by_call_id: Identifier | None = None
+    next_at: Moment | None = None
+
+
+@message("intake.callback-overdue", topic=CASES, key="call_id")
+class CallbackOverdue(Body):
+    """The promised time is over and nobody has called back."""
+
+    call_id: Identifier
+    queue: Code
+    due_at: Moment
+
+
+@message("intake.callback-exhausted", topic=CASES, key="call_id")
+class CallbackExhausted(Body):
+    """Every attempt to call back failed."""
+
+    call_id: Identifier
+    attempts: int
+
+
+@message("intake.callback-cancelled", topic=CASES, key="call_id")
+class CallbackCancelled(Body):
+    """No callback is needed any more; `by_call_id` is the call with which the customer came first."""
+
+    call_id: Identifier
+    reason: Literal["customer_called", "customer_asked", "agent_closed"]
+    by_call_id: Identifier | None = None
+
+
 @message("intake.command-refused", topic=CASES, key="subject")
 class CommandRefused(Body):
     """The verdict on a command that changed nothing; `causationid` names the command."""
@@ -89,6 +159,7 @@ class RecordingRequested(Request):
     customer_ref: Identifier
     sealed: Cipher
     decision: Decision | None = None
+    completeness: Completeness | None = None
 
 
 @message("intake.attachment-requested", topic=COMMANDS, key="call_id", kind=Kind.COMMAND)
@@ -108,6 +179,25 @@ class ClosingRequested(Request):
     call_id: Identifier
     agent: Code
     reason: Literal["enquiry_answered", "wrong_number", "silent", "spam", "not_ours"]
+
+
+@message("intake.callback-attempt-reported", topic=COMMANDS, key="call_id", kind=Kind.COMMAND)
+class CallbackAttemptReported(Request):
+    """An agent or a dialler has called back, and says how it went."""
+
+    call_id: Identifier
+    agent: Code
+    outcome: Literal["answered", "no_answer", "busy", "failed"]
+    by_call_id: Identifier | None = None
+
+
+@message("intake.callback-cancellation-requested", topic=COMMANDS, key="call_id", kind=Kind.COMMAND)
+class CallbackCancellationRequested(Request):
+    """The customer came first, or does not want to be called any more."""
+
+    call_id: Identifier
+    reason: Literal["customer_called", "customer_asked", "agent_closed"]
+    by_call_id: Identifier | None = None
 
 
 @message("intake.timer-fired", topic=COMMANDS, key="subject", kind=Kind.COMMAND)

@@ -24,12 +24,16 @@ class CallEvent(Body):
 
 @message("telephony.call-offered", topic=TOPIC, key="call_id")
 class CallOffered(CallEvent):
-    """A caller reached the hotline; `caller` is the number, sealed by the adapter with the caller's key."""
+    """A caller reached the hotline; `caller` is the number, sealed by the adapter with the caller's key.
+
+    `callback_of` names the earlier call that asked for this one, when the hotline calls back.
+    """
 
     caller: Cipher | None = None
     customer_ref: Identifier | None = None
     dialled: Line = ""
     language: Code | None = None
+    callback_of: Identifier | None = None
 
 
 @message("telephony.call-queued", topic=TOPIC, key="call_id")
@@ -51,6 +55,38 @@ class CallPositioned(CallEvent):
     position: int
     waiting: int | None = None
     inferred: bool = False
+
+
+@message("telephony.position-told", topic=TOPIC, key="call_id")
+class PositionTold(CallEvent):
+    """What the voice assistant told a waiting caller: the place, the time, the answers that it played.
+
+    `estimate_ms` is the estimate itself, `about_ms` and `at_most_ms` what was named; `answers` are ids of
+    articles.
+    """
+
+    queue: Code
+    visit: int
+    position: int | None = None
+    estimate_ms: Milliseconds | None = None
+    about_ms: Milliseconds | None = None
+    at_most_ms: Milliseconds | None = None
+    basis: Code = "unknown"
+    language: Code | None = None
+    answers: tuple[Code, ...] = ()
+
+
+@message("telephony.reason-captured", topic=TOPIC, key="call_id")
+class ReasonCaptured(CallEvent):
+    """Why the caller calls, by digit or in words, so that the agent starts informed.
+
+    `text` is the caller's words, sealed with the key of `customer_ref`.
+    """
+
+    topic: Code
+    digit: Line = ""
+    customer_ref: Identifier | None = None
+    text: Cipher | None = None
 
 
 @message("telephony.call-refused", topic=TOPIC, key="call_id")
@@ -136,9 +172,13 @@ class WrapupDone(CallEvent):
 
 @message("telephony.callback-requested", topic=TOPIC, key="call_id")
 class CallbackRequested(CallEvent):
-    """The caller asked to be called back and left the queue."""
+    """The caller asked to be called back and left the queue.
+
+    `number` is sealed with the key of `customer_ref`, whose number it is; without both, the caller's own.
+    """
 
     queue: Code
+    customer_ref: Identifier | None = None
     number: Cipher | None = None
     due_at: Moment | None = None
 

@@ -12,7 +12,7 @@ import pytest
 
 from chassis.kafka import Connection
 from chassis.postgres import Database, migrate, role_of
-from chassis.vault import FileKey
+from chassis.vault import FileKey, Vault
 from deploy.local.stack import Address, LocalStack
 
 _number = itertools.count(1)
@@ -62,6 +62,17 @@ async def stage_database(address: Address, prefix: str) -> AsyncIterator[Databas
 @pytest.fixture
 def master_key(tmp_path: Path) -> FileKey:
     return FileKey.at(tmp_path / "master.key", create=True)
+
+
+@pytest.fixture
+async def vault(address: Address, prefix: str, master_key: FileKey) -> AsyncIterator[Vault]:
+    """A vault with a schema of its own."""
+    schema = f"{prefix}_vault"
+    await migrate(address.database_url, schema, ["chassis.vault"])
+    database = Database(address.database_url, schema, role=role_of(schema))
+    await database.open()
+    yield Vault(database, master_key)
+    await database.close()
 
 
 async def eventually(condition, within: float = 20.0, what: str = "the condition") -> None:

@@ -139,7 +139,7 @@ class Vault:
     async def ready(self, refs: Sequence[str], *, create: bool = False) -> None:
         """Have the keys of these customers at hand, making them when `create`."""
         fresh = monotonic() - _CACHE_SECONDS
-        missing = sorted({ref for ref in refs if self._keys.get(ref, (0.0, None))[0] < fresh})
+        missing = sorted({ref for ref in refs if self._lacks(ref, fresh, create=create)})
         if not missing:
             return
         async with self._database.session() as tx:
@@ -162,6 +162,11 @@ class Vault:
             self._keys.move_to_end(ref)
         while len(self._keys) > self._cached:
             self._keys.popitem(last=False)
+
+    def _lacks(self, ref: str, fresh: float, *, create: bool) -> bool:
+        """Whether a key must be read: never seen, seen too long ago, or known to be absent and now wanted."""
+        at, key = self._keys.get(ref, (0.0, None))
+        return at < fresh or (create and key is None)
 
     def seal(self, ref: str, plain: str) -> str:
         """Encrypt a text for one customer; `ready` must have been awaited; raises KeyError when erased."""

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from chassis.clock import utc_now
 from chassis.postgres import Tx
 from chassis.settings import Settings
 from chassis.stage import Stage
 from chassis.step import Event
 from chassis.vault import Vault
-from schemas import intake
+from schemas import intake, telephony
 from services.intake import store
-from services.intake.domain import DECISIONS, Contact, Policy
+from services.intake.contact import Contact
+from services.intake.domain import DECISIONS, Policy
 from services.intake.settings import IntakeSettings
 
 STAGE = Stage(
@@ -22,9 +24,18 @@ STAGE = Stage(
     emits=(
         intake.CaseRecorded,
         intake.CaseAnswered,
+        intake.CaseEscalated,
         intake.ContactAttached,
         intake.ContactClosed,
         intake.RecordingOverdue,
+        intake.RepeatNoticed,
+        intake.CallbackScheduled,
+        intake.CallbackAttempted,
+        intake.CallbackOverdue,
+        intake.CallbackExhausted,
+        intake.CallbackCancelled,
+        intake.CallbackAttemptReported,
+        intake.CallbackCancellationRequested,
         intake.CommandRefused,
     ),
     timer_fired=intake.TimerFired,
@@ -33,17 +44,32 @@ STAGE = Stage(
 )
 
 
-async def number_cases(tx: Tx, events: Sequence[Event[Any]], policy: Policy) -> Policy:
-    """Draw a case number for each command that may make a case."""
+async def look_up(tx: Tx, events: Sequence[Event[Any]], policy: Policy) -> Policy:
+    """Read what the decisions of a batch need: case numbers, what is known of callers, contacts of cases."""
+    bodies = [event.body for event in events]
     asking = [event.uid for event in events if isinstance(event.body, intake.RecordingRequested)]
-    if not asking:
-        return policy
-    numbers = await store.next_case_numbers(tx, len(asking))
-    return replace(policy, numbers=dict(zip(asking, numbers, strict=True)))
+    if asking:
+        numbers = await store.next_case_numbers(tx, len(asking))
+        policy = replace(policy, numbers=dict(zip(asking, numbers, strict=True)))
+    refs = {body.customer_ref for body in bodies if isinstance(body, telephony.CallOffered)} - {None}
+    if refs:
+        since = utc_now() - policy.repeat_within
+        policy = replace(policy, known=await store.known_callers(tx, sorted(map(str, refs)), since))
+    cases = {body.to_case_id for body in bodies if isinstance(body, intake.AttachmentRequested)}
+    if cases:
+        policy = replace(policy, contacts_of=await store.contacts_of(tx, list(cases)))
+    return policy
 
 
 def build(settings: Settings, _: Vault) -> Stage:
     """Bind the stage to its settings."""
     assert isinstance(settings, IntakeSettings)
-    policy = Policy(wrap_up=settings.wrap_up, settle=settings.settle)
-    return replace(STAGE, policy=policy, prepare=number_cases)
+    policy = Policy(
+        wrap_up=settings.wrap_up,
+        settle=settings.settle,
+        callback_after=settings.callback_after,
+        callback_attempts=settings.callback_attempts,
+        callback_spacing=settings.callback_spacing,
+        repeat_within=settings.repeat_within,
+    )
+    return replace(STAGE, policy=policy, prepare=look_up, project=store.write_calls)

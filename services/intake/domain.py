@@ -1,24 +1,33 @@
 """A contact's life, from the first ring to a case or a stated reason; pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from chassis.ids import case_number, derived_id
-from chassis.step import Cancel, Decisions, Event, Ignored, Outcome, Refused, Step, Timer, Waiting
+from chassis.step import Cancel, Decider, Decisions, Event, Ignored, Outcome, Refused, Step, Timer, Waiting
 from schemas.case import Case, Customer
-from schemas.envelope import Body, Identifier, Moment
+from schemas.envelope import Body
 from schemas.intake import (
     AttachmentRequested,
+    CallbackAttempted,
+    CallbackAttemptReported,
+    CallbackCancellationRequested,
+    CallbackCancelled,
+    CallbackExhausted,
+    CallbackOverdue,
+    CallbackScheduled,
     CaseAnswered,
+    CaseEscalated,
     CaseRecorded,
     ClosingRequested,
     ContactAttached,
     ContactClosed,
     RecordingOverdue,
     RecordingRequested,
+    RepeatNoticed,
     TimerFired,
 )
 from schemas.telephony import (
@@ -26,14 +35,15 @@ from schemas.telephony import (
     CallAnswered,
     CallbackRequested,
     CallEnded,
-    CallEvent,
     CallHeld,
     CallOffered,
     CallPositioned,
     CallQueued,
     CallRefused,
     CallTransferred,
+    PositionTold,
     QueueLeft,
+    ReasonCaptured,
     RecordingPublished,
     SourceInterrupted,
     SurveyAnswered,
@@ -41,122 +51,270 @@ from schemas.telephony import (
     TranscriptPublished,
     WrapupDone,
 )
+from services.intake import contact as facts
+from services.intake.contact import MEANINGLESS, Callback, Contact
 
-Phase = Literal["offered", "queued", "answered", "ended", "recorded", "closed"]
 WRAP_UP = "wrap-up"
 SETTLE = "settle"
+LOST_TRACK = "lost-track"
+CALLBACK = "callback"
+SHORTEST_SEALED = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the store knows of a caller: contacts of the last days, open cases, callbacks still owed."""
+
+    contacts: int = 0
+    open_cases: tuple[UUID, ...] = ()
+    callbacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How long agents may take to record, and the case numbers of this batch by command."""
+    """The manager's times and caps, and what this batch needs from the store.
+
+    `numbers`: case numbers by command; `known`: callers by customer reference; `contacts_of`: how many
+    contacts a case has had, by case.
+    """
 
     wrap_up: timedelta = timedelta(minutes=10)
     settle: timedelta = timedelta(seconds=5)
+    longest_call: timedelta = timedelta(hours=4)
+    callback_after: timedelta = timedelta(minutes=10)
+    callback_within: timedelta = timedelta(days=2)
+    callback_grace: timedelta = timedelta(minutes=30)
+    callback_spacing: timedelta = timedelta(minutes=30)
+    callback_attempts: int = 3
+    repeat_within: timedelta = timedelta(days=7)
+    repeat_escalates_at: int = 3
     numbers: Mapping[UUID, int] = field(default_factory=dict)
+    known: Mapping[str, Known] = field(default_factory=dict)
+    contacts_of: Mapping[UUID, int] = field(default_factory=dict)
 
 
-class Contact(Body):
-    """What intake knows of one call."""
-
-    call_id: Identifier
-    phase: Phase = "offered"
-    first_at: Moment
-    queue: str | None = None
-    agent: str | None = None
-    waited_ms: int | None = None
-    left: str | None = None
-    ended_at: Moment | None = None
-    closed_for: str | None = None
-    case_id: UUID | None = None
+# ---------------------------------------------------------------- facts of telephony
 
 
-def _contact(event: Event[CallEvent], state: Contact | None) -> Contact:
-    if state is not None:
-        return state
-    return Contact(call_id=event.body.call_id, first_at=event.body.occurred_at)
+def _on(merge: Callable[[Contact, Any], Contact], note: str) -> Decider:
+    """Make the decision on a fact that only adds to what is known: merge it, then see what is due."""
+
+    def decide(event: Event[Any], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
+        contact = merge(facts.seen(state, event.body), event.body)
+        return _weigh(state, contact, now, policy, note)
+
+    return decide
 
 
 def on_offered(event: Event[CallOffered], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
-    """The first ring opens the contact."""
-    return Step(_contact(event, state), note="offered")
+    """The first ring opens the contact; who has called before is noticed, and need not be called back."""
+    body = event.body
+    if body.caller is not None and len(body.caller) < SHORTEST_SEALED:
+        return Refused("unsealed_number", "caller: the number is not sealed; send it through the HTTP door")
+    first = state is None or state.customer_ref is None
+    contact = facts.offered(facts.seen(state, body), body)
+    said: list[Body] = []
+    if first and body.customer_ref is not None:
+        known = policy.known.get(body.customer_ref, Known())
+        if known.contacts or known.open_cases:
+            contact = contact.model_copy(update={"repeat": known.contacts + 1})
+            said.append(_repeat(contact, known, policy))
+        said += [
+            CallbackCancellationRequested(call_id=owed, reason="customer_called", by_call_id=contact.call_id)
+            for owed in known.callbacks
+            if owed not in (contact.call_id, contact.callback_of)
+        ]
+    return _weigh(state, contact, now, policy, "offered", said)
 
 
-def on_queued(event: Event[CallQueued], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
-    """A queue makes the contact wait, unless an agent already has it or it is over."""
-    contact = _contact(event, state)
-    if contact.phase != "offered":
-        return Step(
-            contact.model_copy(update={"queue": contact.queue or event.body.queue}), note="queued_again"
-        )
-    return Step(contact.model_copy(update={"phase": "queued", "queue": event.body.queue}), note="queued")
+def _repeat(contact: Contact, known: Known, policy: Policy) -> RepeatNoticed:
+    return RepeatNoticed(
+        call_id=contact.call_id,
+        customer_ref=contact.customer_ref or "",
+        contacts=contact.repeat,
+        within_days=policy.repeat_within.days,
+        open_cases=known.open_cases,
+    )
 
 
 def on_answered(event: Event[CallAnswered], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
-    """From here on somebody owes a record of what the call was about."""
-    contact = _contact(event, state)
-    if contact.phase in ("recorded", "closed"):
-        return Ignored("contact_is_over")
-    change: dict[str, Any] = {"queue": event.body.queue, "agent": event.body.agent, "left": None}
-    if contact.waited_ms is None:
-        change["waited_ms"] = event.body.wait_ms
-    if contact.phase == "ended":
-        return _owed(contact.model_copy(update=change), policy)
-    return Step(contact.model_copy(update={**change, "phase": "answered"}), note="answered")
-
-
-def on_refused(event: Event[CallRefused], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
-    """The queue did not take the caller; the reason is kept for the closing."""
-    return _left(event, state, f"refused_{event.body.reason}", event.body.queue, None)
-
-
-def on_queue_left(event: Event[QueueLeft], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
-    """The caller left without an agent; the reason is kept for the closing."""
-    return _left(event, state, event.body.reason, event.body.queue, event.body.wait_ms)
-
-
-def _left(
-    event: Event[Any], state: Contact | None, reason: str, queue: str, waited_ms: int | None
-) -> Outcome:
-    contact = _contact(event, state)
-    if contact.agent is not None:
-        return Ignored("an_agent_had_the_call")
-    change = {"left": reason, "queue": queue, "waited_ms": waited_ms}
-    return Step(contact.model_copy(update=change), note="left_queue")
-
-
-def on_call_ended(event: Event[CallEnded], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
-    """An unanswered call is closed with its reason; an answered one waits for its record."""
-    contact = _contact(event, state)
-    if contact.phase in ("recorded", "closed"):
-        return Step(
-            contact.model_copy(update={"ended_at": event.body.occurred_at}), note="ended_after_record"
+    """From here on somebody owes a record; if it is we who called, the promise is kept."""
+    contact = facts.answered(facts.seen(state, event.body), event.body)
+    kept: list[Body] = []
+    if contact.callback_of is not None and (state is None or state.agent is None):
+        kept.append(
+            CallbackAttemptReported(
+                call_id=contact.callback_of,
+                agent=event.body.agent,
+                outcome="answered",
+                by_call_id=contact.call_id,
+            )
         )
-    ended = contact.model_copy(update={"phase": "ended", "ended_at": event.body.occurred_at})
-    if ended.agent is not None:
-        return _owed(ended, policy)
-    if ended.left is not None:
-        return _closed(ended, ended.left)
-    # Telephony may still deliver why: feeds of one switch overtake each other.
-    return Step(ended, timers=(Timer(SETTLE, now + policy.settle),), note="ended_unexplained")
-
-
-def _owed(contact: Contact, policy: Policy) -> Step:
-    due = (contact.ended_at or contact.first_at) + policy.wrap_up
-    return Step(contact, timers=(Cancel(SETTLE), Timer(WRAP_UP, due)), note="record_owed")
-
-
-def _closed(contact: Contact, reason: str) -> Step:
-    body = ContactClosed(
-        call_id=contact.call_id, reason=reason, queue=contact.queue, waited_ms=contact.waited_ms
-    )
-    over = contact.model_copy(update={"phase": "closed", "closed_for": reason})
-    return Step(over, (body,), (Cancel(SETTLE), Cancel(WRAP_UP)))
+    return _weigh(state, contact, now, policy, "answered", kept)
 
 
 def on_informative(event: Event[Body], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
     """A fact that changes nobody's duty; it stays on the topic for statistics."""
     return Ignored("informative")
+
+
+def _weigh(
+    before: Contact | None,
+    contact: Contact,
+    now: datetime,
+    policy: Policy,
+    note: str,
+    said: Sequence[Body] = (),
+) -> Outcome:
+    """See what is due now, from what is known and not from what came last: the order cannot matter."""
+    events = list(said)
+    timers: list[Timer | Cancel] = []
+    if before is None:
+        timers.append(Timer(LOST_TRACK, now + policy.longest_call))
+    if contact.callback is not None and contact.callback.state == "wished":
+        contact, scheduled = _scheduled(contact, contact.callback, now, policy)
+        events.append(scheduled)
+        assert contact.callback is not None
+        timers.append(Timer(CALLBACK, scheduled.due_at + policy.callback_grace))
+    if contact.over:
+        return Step(contact, tuple(events), tuple(timers), note=note)
+    contact = _in_phase(contact)
+    if contact.ended_at is None:
+        return Step(contact, tuple(events), tuple(timers), note=note)
+    return _after_the_end(before, contact, policy, now, events, timers)
+
+
+def _in_phase(contact: Contact) -> Contact:
+    if contact.ended_at is not None:
+        waits = contact.callback is not None and contact.callback.pending and contact.agent is None
+        phase = "callback" if waits else "ended"
+    elif contact.agent is not None:
+        phase = "answered"
+    else:
+        phase = "queued" if contact.visits else "offered"
+    return contact if phase == contact.phase else contact.model_copy(update={"phase": phase})
+
+
+def _after_the_end(
+    before: Contact | None,
+    contact: Contact,
+    policy: Policy,
+    now: datetime,
+    events: list[Body],
+    timers: list[Timer | Cancel],
+) -> Step:
+    """An answered call owes its record, a promised one its callback; any other is closed with its reason."""
+    ended_now = before is None or before.ended_at is None
+    if ended_now:
+        timers.append(Cancel(LOST_TRACK))
+    if contact.agent is not None:
+        if (ended_now or before is None or before.agent is None) and not contact.overdue:
+            due = (contact.ended_at or contact.first_at) + policy.wrap_up
+            timers += [Cancel(SETTLE), Timer(WRAP_UP, due)]
+        return Step(contact, tuple(events), tuple(timers), note="record_owed")
+    if contact.phase == "callback":
+        return Step(contact, tuple(events), (*timers, Cancel(SETTLE)), note="callback_owed")
+    if contact.left is not None and contact.left != MEANINGLESS:
+        return _closed(contact, contact.left, events, timers)
+    if ended_now:
+        # Telephony may still deliver why: feeds of one switch overtake each other.
+        timers.append(Timer(SETTLE, now + policy.settle))
+    return Step(contact, tuple(events), tuple(timers), note="ended_unexplained")
+
+
+def _closed(
+    contact: Contact,
+    reason: str,
+    events: Sequence[Body] = (),
+    timers: Sequence[Timer | Cancel] = (),
+) -> Step:
+    body = ContactClosed(
+        call_id=contact.call_id, reason=reason, queue=contact.queue, waited_ms=contact.waited_ms
+    )
+    over = contact.model_copy(update={"phase": "closed", "closed_for": reason})
+    cancels = (Cancel(SETTLE), Cancel(WRAP_UP), Cancel(LOST_TRACK))
+    return Step(over, (*events, body), (*timers, *cancels))
+
+
+# ---------------------------------------------------------------- callbacks
+
+
+def _scheduled(
+    contact: Contact, callback: Callback, now: datetime, policy: Policy
+) -> tuple[Contact, CallbackScheduled]:
+    wished = callback.wished_at or now + policy.callback_after
+    due = min(max(wished, now), now + policy.callback_within)
+    opened = callback.model_copy(update={"state": "open", "due_at": due})
+    body = CallbackScheduled(
+        call_id=contact.call_id,
+        queue=callback.queue,
+        customer_ref=callback.customer_ref if callback.number else contact.customer_ref,
+        number=callback.number or contact.caller,
+        due_at=due,
+        waiting_since=callback.waiting_since,
+    )
+    return contact.model_copy(update={"callback": opened}), body
+
+
+def on_attempt_reported(
+    event: Event[CallbackAttemptReported], state: Contact | None, now: datetime, policy: Policy
+) -> Outcome:
+    """Somebody called back: reached, to be tried again later, or tried often enough."""
+    callback = state.callback if state else None
+    if state is None or callback is None:
+        return _no_callback(state)
+    if not callback.pending:
+        return Refused("callback_over", f"the callback of call {state.call_id} is {callback.state}", "over")
+    body = event.body
+    number = callback.attempts + 1
+    reached, last = body.outcome == "answered", number >= policy.callback_attempts
+    again = None if reached or last else now + policy.callback_spacing
+    attempted = CallbackAttempted(
+        call_id=state.call_id, attempt=number, outcome=body.outcome, by_call_id=body.by_call_id, next_at=again
+    )
+    change: dict[str, Any] = {"attempts": number}
+    if again is not None:
+        change |= {"state": "open", "due_at": again}
+        tried = state.model_copy(update={"callback": callback.model_copy(update=change)})
+        return Step(tried, (attempted,), (Timer(CALLBACK, again + policy.callback_grace),))
+    change["state"] = "answered" if reached else "exhausted"
+    done = state.model_copy(update={"callback": callback.model_copy(update=change)})
+    if reached:
+        return _without_callback(done, "called_back", [attempted])
+    exhausted = CallbackExhausted(call_id=state.call_id, attempts=number)
+    return _without_callback(done, "callback_exhausted", [attempted, exhausted])
+
+
+def on_callback_cancellation(
+    event: Event[CallbackCancellationRequested], state: Contact | None, now: datetime, policy: Policy
+) -> Outcome:
+    """The customer came first, or no longer wants to be called."""
+    callback = state.callback if state else None
+    if state is None or callback is None:
+        return _no_callback(state)
+    if not callback.pending:
+        return Refused("callback_over", f"the callback of call {state.call_id} is {callback.state}", "over")
+    body = CallbackCancelled(
+        call_id=state.call_id, reason=event.body.reason, by_call_id=event.body.by_call_id
+    )
+    done = state.model_copy(update={"callback": callback.model_copy(update={"state": "cancelled"})})
+    return _without_callback(done, "callback_cancelled", [body])
+
+
+def _no_callback(state: Contact | None) -> Outcome:
+    if state is None:
+        return Waiting("no_such_call_yet")
+    return Refused("no_callback", f"call {state.call_id} asked for no callback", state.phase)
+
+
+def _without_callback(contact: Contact, reason: str, events: list[Body]) -> Step:
+    """End what the callback kept open; a contact that has its own end keeps that."""
+    if contact.over or contact.agent is not None:
+        return Step(contact, tuple(events), (Cancel(CALLBACK),))
+    return _closed(contact, reason, events, [Cancel(CALLBACK)])
+
+
+# ---------------------------------------------------------------- what agents ask
 
 
 def on_recording_requested(
@@ -181,27 +339,43 @@ def on_recording_requested(
         vulnerable=body.vulnerable,
         customer=Customer(customer_ref=body.customer_ref, sealed=body.sealed),
         recorded_at=now,
+        completeness=body.completeness,
     )
     said: Body = CaseRecorded(case_id=case_id, case=case)
     if body.decision is not None:
         said = CaseAnswered(case_id=case_id, case=case, decision=body.decision)
-    over = state.model_copy(update={"phase": "recorded", "case_id": case_id})
-    return Step(over, (said,), (Cancel(WRAP_UP),), correlation=str(case_id))
+    return _recorded(state, case_id, (said,))
 
 
 def on_attachment_requested(
     event: Event[AttachmentRequested], state: Contact | None, now: datetime, policy: Policy
 ) -> Outcome:
-    """The call is about a case that is already open."""
+    """The call is about a case that is already open; who calls too often is heard by somebody senior."""
     objection = _objection(state)
     if objection is not None or state is None:
         return objection or Waiting("no_such_call_yet")
     body = event.body
+    contacts = policy.contacts_of.get(body.to_case_id, 0)
+    if not contacts:
+        return Refused("unknown_case", f"no call has ever recorded case {body.to_case_id}", state.phase)
     attached = ContactAttached(
-        case_id=body.to_case_id, call_id=state.call_id, repeat_no=body.repeat_no, agent=body.agent
+        case_id=body.to_case_id, call_id=state.call_id, repeat_no=contacts + 1, agent=body.agent
     )
-    over = state.model_copy(update={"phase": "recorded", "case_id": body.to_case_id})
-    return Step(over, (attached,), (Cancel(WRAP_UP),), correlation=str(body.to_case_id))
+    said: tuple[Body, ...] = (attached,)
+    if attached.repeat_no >= policy.repeat_escalates_at:
+        escalated = CaseEscalated(
+            case_id=body.to_case_id,
+            call_id=state.call_id,
+            cause="repeat_calls",
+            repeat_no=attached.repeat_no,
+        )
+        said = (attached, escalated)
+    return _recorded(state, body.to_case_id, said)
+
+
+def _recorded(contact: Contact, case_id: UUID, said: tuple[Body, ...]) -> Step:
+    over = contact.model_copy(update={"phase": "recorded", "case_id": case_id})
+    return Step(over, said, (Cancel(WRAP_UP), Cancel(LOST_TRACK)), correlation=str(case_id))
 
 
 def on_closing_requested(
@@ -226,34 +400,66 @@ def _objection(state: Contact | None) -> Waiting | Refused | None:
     return None
 
 
+# ---------------------------------------------------------------- time
+
+
 def on_timer(event: Event[TimerFired], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
-    """Time is up for an explanation, or for the agent's record."""
-    if state is None or state.phase != "ended":
+    """Time is up: for an explanation, for the record, for a callback, or for a call without an end."""
+    if state is None:
         return Ignored("no_longer_needed")
-    if event.body.timer == SETTLE and state.agent is None:
-        return _closed(state, state.left or "unanswered")
-    if event.body.timer == WRAP_UP:
-        overdue = RecordingOverdue(
-            call_id=state.call_id, agent=state.agent, ended_at=state.ended_at or state.first_at
-        )
-        return Step(state, (overdue,))
+    match event.body.timer:
+        case "callback":
+            return _callback_overdue(state)
+        case "settle" if not state.over and state.ended_at is not None and state.agent is None:
+            return _closed(state, _reason_at_last(state))
+        case "wrap-up" if not state.over and state.ended_at is not None:
+            return _record_overdue(state)
+        case "lost-track" if not state.over and state.ended_at is None:
+            return _record_overdue(state) if state.agent is not None else _closed(state, "end_unknown")
     return Ignored("no_longer_needed")
+
+
+def _reason_at_last(contact: Contact) -> str:
+    """What stands in for an explanation that never came: a stay that never ended has no more to say."""
+    if contact.left is not None:
+        return contact.left
+    return "unanswered"
+
+
+def _record_overdue(contact: Contact) -> Outcome:
+    if contact.overdue:
+        return Ignored("said_before")
+    body = RecordingOverdue(
+        call_id=contact.call_id, agent=contact.agent, ended_at=contact.ended_at or contact.first_at
+    )
+    return Step(contact.model_copy(update={"overdue": True}), (body,))
+
+
+def _callback_overdue(contact: Contact) -> Outcome:
+    callback = contact.callback
+    if callback is None or callback.state != "open" or callback.due_at is None:
+        return Ignored("no_longer_needed")
+    late = contact.model_copy(update={"callback": callback.model_copy(update={"state": "overdue"})})
+    body = CallbackOverdue(call_id=contact.call_id, queue=callback.queue, due_at=callback.due_at)
+    return Step(late, (body,))
 
 
 DECISIONS: Decisions = {
     CallOffered: on_offered,
-    CallQueued: on_queued,
+    CallQueued: _on(facts.queued, "queued"),
     CallAnswered: on_answered,
-    CallRefused: on_refused,
-    QueueLeft: on_queue_left,
-    CallEnded: on_call_ended,
+    CallRefused: _on(facts.refused, "refused"),
+    QueueLeft: _on(facts.left, "left_queue"),
+    CallEnded: _on(facts.ended, "ended"),
+    TalkEnded: _on(facts.talked, "talked"),
+    CallHeld: _on(facts.held, "held"),
+    WrapupDone: _on(facts.wrapped_up, "wrapped_up"),
+    CallbackRequested: _on(facts.wished, "callback_wished"),
+    PositionTold: _on(facts.told, "told"),
+    ReasonCaptured: _on(facts.captured, "reason_captured"),
     CallPositioned: on_informative,
     AgentOffered: on_informative,
-    CallHeld: on_informative,
     CallTransferred: on_informative,
-    TalkEnded: on_informative,
-    WrapupDone: on_informative,
-    CallbackRequested: on_informative,
     SurveyAnswered: on_informative,
     RecordingPublished: on_informative,
     TranscriptPublished: on_informative,
@@ -261,5 +467,7 @@ DECISIONS: Decisions = {
     RecordingRequested: on_recording_requested,
     AttachmentRequested: on_attachment_requested,
     ClosingRequested: on_closing_requested,
+    CallbackAttemptReported: on_attempt_reported,
+    CallbackCancellationRequested: on_callback_cancellation,
     TimerFired: on_timer,
 }

@@ -13,3 +13,7 @@ class IntakeSettings(Settings):
 
     wrap_up: timedelta = Field(default=WRAP_UP, le=WRAP_UP)
     settle: timedelta = timedelta(seconds=5)
+    callback_after: timedelta = timedelta(minutes=10)
+    callback_spacing: timedelta = timedelta(minutes=30)
+    callback_attempts: int = Field(default=3, ge=1, le=10)
+    repeat_within: timedelta = timedelta(days=7)

@@ -109,9 +109,15 @@ def test_a_second_record_is_refused_and_a_closed_contact_too():
 
 
 def test_a_call_attached_to_an_open_case_needs_no_new_one():
-    life = contact().when(offered()).when(answered())
-    life.when(intake.AttachmentRequested(call_id="call-1", agent="a", to_case_id=uuid4()))
+    case_id = uuid4()
+    attachment = intake.AttachmentRequested(call_id="call-1", agent="a", to_case_id=case_id)
+
+    def known(_):
+        return intake_domain.Policy(contacts_of={case_id: 1})
+
+    life = contact().when(offered()).when(answered()).when(attachment, policy=known)
     life.then(intake.ContactAttached).when(ended()).then()
+    assert contact().when(offered()).when(answered()).when(attachment).outcome.code == "unknown_case"
 
 
 _CALL = st.lists(

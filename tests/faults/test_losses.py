@@ -50,7 +50,7 @@ class Watched:
         self.place = await asyncio.to_thread(self.world.start_stack)
         await self.world.prepare(self.place)
         await self.raise_the_dead()
-        await self.world.wait_ready(stages=PROCESSES)
+        await self.world.wait_ready(stages=(*STAGES, OBSERVER))
         self.vault = await self.world.vault(self.place)
         self.publisher = KafkaPublisher(self.place.kafka, "telephony")
         self.people = People(self.place, self.vault)
@@ -88,7 +88,7 @@ class Watched:
                 self.deaths += 1
                 await asyncio.to_thread(self.world.start_stages, self.place, self._settings(stage), (stage,))
         if OBSERVER not in self.down:
-            await asyncio.to_thread(self.world.start_observer, self.place, {"HOTLINE_CANARY_EVERY_S": "5"})
+            await asyncio.to_thread(self.world.start_beside, OBSERVER, self.place, {"HOTLINE_CANARY_EVERY_S": "5"})
 
     async def _supervise(self) -> None:
         while True:

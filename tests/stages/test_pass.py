@@ -17,11 +17,11 @@ from chassis.roots import new_id
 from chassis.transport import SENT_AGAIN, Outgoing, Place
 from chassis.vault import Vault
 from schemas.operations import LetterDied, ReceiptsGiven
-from services.intake.app import STAGE, number_cases
+from services.intake.app import STAGE, look_up
 from services.intake.domain import Policy
 from tests.given import answered, call, ended, headers_of, message, offered, record_request, types_on
 
-INTAKE = replace(STAGE, policy=Policy(), prepare=number_cases)
+INTAKE = replace(STAGE, policy=Policy(), prepare=look_up)
 
 
 class Rig:
@@ -174,6 +174,10 @@ HEADERS = {
         "headers",
     ),
     "a thousand": ([(f"h{n}", b"x") for n in range(1000)], "headers"),
+    "structured": (
+        [("content-type", b"application/cloudevents+json; charset=utf-8"), ("ce_type", b"x.y-z.v1")],
+        "structured_mode",
+    ),
     "no type": ([("ce_id", b"1"), ("ce_time", b"2026-11-24T09:00:00Z")], "headers"),
     "unknown type": ([("ce_type", b"telephony.call-sung.v1"), ("ce_id", b"1")], "unknown_type"),
     "newer version": ([("ce_type", b"telephony.call-offered.v9"), ("ce_id", b"1")], "unknown_type"),
@@ -419,7 +423,7 @@ async def test_a_case_that_moved_after_it_was_read_is_read_and_decided_again(rig
     async def dawdle(tx, events, policy):
         reading.set()
         await may_store.wait()
-        return await number_cases(tx, events, policy)
+        return await look_up(tx, events, policy)
 
     slow_stage = replace(INTAKE, prepare=dawdle)
     slow = Pass(slow_stage, rig.database, rig.log, rig.vault.seal_record, rig.metrics)

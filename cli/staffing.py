@@ -1,0 +1,256 @@
+"""Verbs about load and staffing: what happened per interval, what to expect, what staff it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import typer
+
+from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
+
+staffing_app = typer.Typer(help="Load and staffing: intervals, forecast, plan.", no_args_is_help=True)
+
+Queue = Annotated[str, typer.Option("--queue", help="Only this queue; all together without it.")]
+Zone = Annotated[str, typer.Option("--zone", help="Time zone of the day.")]
+Day = Annotated[str, typer.Option("--date", help="Day, YYYY-MM-DD; today without it.")]
+HISTORY = timedelta(weeks=8)
+
+
+def _day(text: str, zone: str) -> tuple[date, ZoneInfo]:
+    try:
+        tz = ZoneInfo(zone)
+        return (date.fromisoformat(text) if text else datetime.now(tz).date()), tz
+    except (ValueError, ZoneInfoNotFoundError) as error:
+        raise typer.Exit(
+            say("not a day or zone", str(error), "--date 2026-12-01 --zone Asia/Shanghai", USAGE)
+        ) from None
+
+
+def _bounds(day: date, tz: ZoneInfo) -> tuple[datetime, datetime]:
+    midnight = datetime(day.year, day.month, day.day, tzinfo=tz)
+    following = date.fromordinal(day.toordinal() + 1)
+    return midnight, datetime(following.year, following.month, following.day, tzinfo=tz)
+
+
+@staffing_app.command("intervals")
+def intervals(
+    day: Day = "",
+    queue: Queue = "",
+    zone: Zone = "Asia/Shanghai",
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """What happened per half-hour: offered, answered, abandoned, service level, speeds, occupancy."""
+    from cli import show
+    from cli.world import World, connected
+    from services.intake.staffing import store
+    from services.intake.staffing.intervals import by_interval
+
+    which, tz = _day(day, zone)
+    since, until = _bounds(which, tz)
+
+    async def work() -> Any:
+        async with connected(World(folder).place(), "intake") as database, database.session() as tx:
+            # A day before and after: agents who worked around midnight were there.
+            rows = await store.visits(tx, since - timedelta(days=1), until + timedelta(days=1))
+            return rows, await store.refusals(tx, since, until)
+
+    rows, refused = run(work())
+    chosen = [row for row in rows if not queue or row.queue == queue]
+    turned = [row for row in refused if not queue or row.queue == queue]
+    found = by_interval(chosen, turned, since=since, until=until, tz=tz, merged=not queue)
+    busy = [one for one in found if one.offered or one.refused]
+    document = [_interval(one) for one in busy]
+    if json:
+        show.as_json({"date": str(which), "zone": zone, "queue": queue or "*", "intervals": document})
+    elif not document:
+        show.lines([f"no calls on {which} ({zone})"])
+    else:
+        title = f"{queue or 'all queues'} · {which} {zone}"
+        show.table(title, document)
+    raise typer.Exit(FINE)
+
+
+def _interval(one: Any) -> dict[str, Any]:
+    return {
+        "start": one.start.isoformat(timespec="minutes"),
+        "offered": one.offered,
+        "answered": one.answered,
+        "abandoned": one.abandoned,
+        "refused": one.refused,
+        "service_level": _figure(one.service_level),
+        "speed_of_answer_s": _figure(one.average_speed_of_answer_ms, 1000),
+        "handling_time_s": _figure(one.average_handling_time_ms, 1000),
+        "occupancy": _figure(one.occupancy),
+        "longest_wait_s": _figure(one.longest_wait, 1000),
+    }
+
+
+def _figure(figure: Any, unit: float = 1.0) -> float | str:
+    """A number, or the dash with its reason: never a zero that is none."""
+    if figure.value is None:
+        return f"— {figure.missing.value.replace('_', ' ')}"
+    return round(float(figure.value / unit), 3)
+
+
+@staffing_app.command("forecast")
+def forecast(
+    day: Day = "",
+    queue: Queue = "",
+    zone: Zone = "Asia/Shanghai",
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Calls to expect per half-hour of a day, with a band and how far to trust it."""
+    from cli import show
+
+    which, tz = _day(day, zone)
+    slots, trust, _ = _expected(folder, which, tz, queue)
+    document = [
+        {
+            "start": slot.start.isoformat(timespec="minutes"),
+            "expected": round(slot.expected, 1),
+            "low": round(slot.low, 1),
+            "high": round(slot.high, 1),
+        }
+        for slot in slots
+    ]
+    if json:
+        show.as_json(
+            {"date": str(which), "zone": zone, "trust": trust.word, "why": trust.en, "slots": document}
+        )
+    else:
+        show.table(f"calls expected · {which} {zone} · trust {trust.word}: {trust.en}", document)
+
+
+def _expected(folder: Path, day: date, tz: ZoneInfo, queue: str) -> tuple[Sequence[Any], Any, float | None]:
+    from cli.world import World, connected
+    from services.intake.staffing import store
+    from services.intake.staffing.forecast import forecast as foresee
+    from services.intake.staffing.forecast import trust
+    from services.intake.staffing.intervals import HALF_HOUR, interval_of
+
+    until, _ = _bounds(day, tz)
+
+    async def work() -> tuple[dict[datetime, int], float | None]:
+        async with connected(World(folder).place(), "intake") as database, database.session() as tx:
+            since = until - HISTORY
+            handling = await store.mean_handling_ms(tx, since, queue or None)
+            return await store.arrivals(tx, since, until, queue or None), handling
+
+    minutes, handling = run(work())
+    history: dict[datetime, int] = {}
+    for minute, calls in minutes.items():
+        start, _ = interval_of(minute.astimezone(UTC), HALF_HOUR, tz)
+        history[start] = history.get(start, 0) + calls
+    try:
+        slots = foresee(history, day, tz)
+    except ValueError as error:
+        raise typer.Exit(say("no forecast", str(error), "hotline staffing intervals", PROBLEM)) from None
+    return slots, trust(history, day, tz), handling
+
+
+@staffing_app.command("plan")
+def plan(
+    day: Day = "",
+    sl: Annotated[str, typer.Option("--sl", help="Target: per cent of calls / seconds.")] = "80/20",
+    shrinkage: Annotated[float, typer.Option(min=0, max=0.99, help="Breaks, training, absence, 0..1.")] = 0.3,
+    aht: Annotated[float, typer.Option("--aht", min=0, help="Handling time, s; 0: as measured.")] = 0.0,
+    patience: Annotated[float, typer.Option(min=0, help="Mean patience, s; 0: Erlang C.")] = 0.0,
+    what_if: Annotated[int, typer.Option("--what-if", min=0, help="And with so many agents?")] = 0,
+    assumptions: Annotated[Path | None, typer.Option("--file", help="Assumptions and roster (YAML).")] = None,
+    queue: Queue = "",
+    zone: Zone = "Asia/Shanghai",
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Agents needed per half-hour of a day, the peak gaps, and what one agent more or less would do."""
+    from cli import show
+    from services.intake.staffing import plan as planning
+
+    which, tz = _day(day, zone)
+    slots, trust, measured = _expected(folder, which, tz, queue)
+    try:
+        given = _assumptions(assumptions, sl, shrinkage, aht or (measured or 0) / 1000, patience)
+        lines = [line for line in given.plan(slots) if line.expected >= 0.05]
+    except (OSError, ValueError) as error:
+        raise typer.Exit(say("no plan", str(error), "hotline staffing plan --help", USAGE)) from None
+    gaps = planning.peak_gaps(lines)
+    busiest = max(lines, key=lambda line: line.load, default=None)
+    document: dict[str, Any] = {
+        "date": str(which),
+        "zone": zone,
+        "queue": queue or "*",
+        "target": str(given.target),
+        "aht_s": round(given.aht_s, 1),
+        "shrinkage": given.shrinkage,
+        "trust": {"word": trust.word, "why": trust.en},
+        "lines": [_line(line) for line in lines],
+        "peak_gaps": [_line(line) for line in gaps],
+        "what_if": _sentence(busiest, given, what_if) if busiest else None,
+    }
+    show.as_json(document) if json else _show_plan(document)
+    raise typer.Exit(PROBLEM if gaps else FINE)
+
+
+def _assumptions(path: Path | None, sl: str, shrinkage: float, aht: float, patience: float) -> Any:
+    from services.intake.staffing.plan import Assumptions, parse_assumptions
+
+    if path is not None:
+        return parse_assumptions(path.read_text("utf-8"), str(path))
+    if aht <= 0:
+        raise ValueError("no call was handled yet, so no handling time is known: give --aht SECONDS")
+    values = {"aht_s": aht, "target": sl, "shrinkage": shrinkage, "patience_s": patience or None}
+    return Assumptions.model_validate(values)
+
+
+def _line(line: Any) -> dict[str, Any]:
+    return {
+        "start": line.start.isoformat(timespec="minutes"),
+        "expected": round(line.expected, 1),
+        "erlang": round(line.load, 2),
+        "required": line.required,
+        "rostered_required": line.rostered_required,
+        "rostered": line.rostered if line.rostered is not None else "— no roster",
+        "gap": line.gap if line.gap is not None else "— no roster",
+        "service_level": round(line.service_level, 3) if line.service_level is not None else "— no calls",
+        "occupancy": round(line.occupancy, 3) if line.occupancy is not None else "— no calls",
+    }
+
+
+def _sentence(line: Any, given: Any, what_if: int) -> dict[str, str]:
+    from services.intake.staffing import plan as planning
+
+    def outlook(agents: int) -> Any:
+        patience = timedelta(seconds=given.patience_s) if given.patience_s else None
+        aht = timedelta(seconds=given.aht_s)
+        return planning.what_if(line.load, aht, agents, within=given.target.within, patience=patience)
+
+    asked = what_if or max(1, line.agents - 1)
+    first, other = outlook(line.agents), outlook(asked)
+    when = line.start.isoformat(timespec="minutes")
+    return {
+        "busiest": when,
+        "en": planning.in_words(first, other, language="en"),
+        "zh": planning.in_words(first, other, language="zh"),
+    }
+
+
+def _show_plan(document: dict[str, Any]) -> None:
+    from cli import show
+
+    trust = document["trust"]
+    title = (
+        f"staff · {document['date']} {document['zone']} · {document['target']} · handling time"
+        f" {document['aht_s']} s · forecast trust {trust['word']}: {trust['why']}"
+    )
+    show.table(title, document["lines"])
+    if document["what_if"]:
+        said = document["what_if"]
+        show.lines([f"busiest {said['busiest']}: {said['en']} · {said['zh']}"])
+    for gap in document["peak_gaps"]:
+        show.lines([f"short at {gap['start']}: {gap['gap']} of {gap['rostered_required']} rostered"])

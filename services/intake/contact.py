@@ -1,0 +1,335 @@
+"""What is known of one call, whatever order its facts came in: the contact as a fold of facts. Pure.
+
+Each fact is merged by a rule that does not ask what came before: the earliest of two times, the more
+specific of two reasons, the answer over the leaving. So two feeds of one switch, in any order and
+with any repetition, give the same contact.
+"""
+
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from schemas.envelope import Body, Cipher, Code, Identifier, Moment
+from schemas.telephony import (
+    CallAnswered,
+    CallbackRequested,
+    CallEnded,
+    CallEvent,
+    CallHeld,
+    CallOffered,
+    CallQueued,
+    CallRefused,
+    PositionTold,
+    QueueLeft,
+    ReasonCaptured,
+    TalkEnded,
+    WrapupDone,
+)
+
+Phase = Literal["offered", "queued", "answered", "ended", "callback", "recorded", "closed"]
+
+# From what says least to what says most; of two sources the one that says more is believed.
+_REASONS = ("unknown", "abandoned", "key", "overflow", "empty", "timeout", "withdrawn")
+MEANINGLESS = "unknown"
+
+
+class Visit(Body):
+    """One stay in a queue, and the talk that it led to; durations in milliseconds."""
+
+    number: int
+    queue: Code
+    priority: int | None = None
+    queued_at: Moment | None = None
+    answered_at: Moment | None = None
+    left_at: Moment | None = None
+    left: Code | None = None
+    agent: Code | None = None
+    wait_ms: int | None = None
+    talk_ended_at: Moment | None = None
+    talk_ms: int | None = None
+
+
+class Told(Body):
+    """What the voice assistant last told the caller."""
+
+    at: Moment
+    position: int | None = None
+    estimate_ms: int | None = None
+    about_ms: int | None = None
+    at_most_ms: int | None = None
+    basis: Code = "unknown"
+    answers: tuple[Code, ...] = ()
+
+
+class Captured(Body):
+    """Why the caller calls, as the voice assistant understood it; `text` is sealed."""
+
+    at: Moment
+    topic: Code
+    text: Cipher | None = None
+
+
+class Callback(Body):
+    """A promise to call back: `open` until answered, exhausted or cancelled.
+
+    `number` is another number than the caller's own, sealed with the key of `customer_ref`.
+    """
+
+    queue: Code
+    customer_ref: Identifier | None = None
+    number: Cipher | None = None
+    wished_at: Moment | None = None
+    state: Literal["wished", "open", "overdue", "answered", "exhausted", "cancelled"] = "wished"
+    due_at: Moment | None = None
+    waiting_since: Moment
+    attempts: int = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether somebody must still call."""
+        return self.state in ("open", "overdue")
+
+
+class Contact(Body):
+    """What intake knows of one call."""
+
+    call_id: Identifier
+    source: Code = "unknown"
+    phase: Phase = "offered"
+    first_at: Moment
+    offered_at: Moment | None = None
+    customer_ref: Identifier | None = None
+    caller: Cipher | None = None
+    language: Code | None = None
+    callback_of: Identifier | None = None
+    visits: tuple[Visit, ...] = ()
+    refused: Code | None = None
+    refused_by: Code | None = None
+    holds: tuple[Moment, ...] = ()
+    releases: tuple[Moment, ...] = ()
+    wrapped_up: dict[str, int] = Field(default_factory=dict)
+    told: Told | None = None
+    reason: Captured | None = None
+    callback: Callback | None = None
+    ended_at: Moment | None = None
+    cause: Code | None = None
+    overdue: bool = False
+    closed_for: Code | None = None
+    case_id: UUID | None = None
+    repeat: int = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether it has its case or its reason."""
+        return self.phase in ("recorded", "closed")
+
+    @property
+    def answered(self) -> Visit | None:
+        """The stay whose agent has, or last had, the call."""
+        found = [visit for visit in self.visits if visit.answered_at is not None]
+        return max(found, key=_answered_at, default=None)
+
+    @property
+    def agent(self) -> str | None:
+        """Who has, or last had, the call."""
+        visit = self.answered
+        return visit.agent if visit else None
+
+    @property
+    def queue(self) -> str | None:
+        """The queue of the agent who has the call, else the last queue that it was in or before."""
+        visit = self.answered or (self.visits[-1] if self.visits else None)
+        return visit.queue if visit else self.refused_by
+
+    @property
+    def left(self) -> str | None:
+        """Why the caller got no agent: None while that is open, or when an agent answered."""
+        if self.answered is not None:
+            return None
+        if self.visits and self.visits[-1].left is not None:
+            return self.visits[-1].left
+        return f"refused_{self.refused}" if self.refused else None
+
+    @property
+    def waited_ms(self) -> int | None:
+        """How long the caller waited until the first answer, or until giving up."""
+        answered = [visit for visit in self.visits if visit.answered_at is not None]
+        if answered:
+            return min(answered, key=_answered_at).wait_ms
+        return self.visits[-1].wait_ms if self.visits else None
+
+    @property
+    def hold_ms(self) -> int:
+        """How long the caller was on hold, all together."""
+        marks = sorted([(at, True) for at in self.holds] + [(at, False) for at in self.releases])
+        spans = [after - before for (before, held), (after, _) in pairwise(marks) if held]
+        return int(sum(spans, timedelta()).total_seconds() * 1000)
+
+
+def _answered_at(visit: Visit) -> datetime:
+    assert visit.answered_at is not None
+    return visit.answered_at
+
+
+def seen(contact: Contact | None, event: CallEvent) -> Contact:
+    """Open the contact with the first fact that arrives; note when the earliest of all happened."""
+    if contact is None:
+        return Contact(call_id=event.call_id, source=event.source, first_at=event.occurred_at)
+    if event.occurred_at < contact.first_at:
+        return contact.model_copy(update={"first_at": event.occurred_at})
+    return contact
+
+
+def offered(contact: Contact, event: CallOffered) -> Contact:
+    """The first ring: who calls, and whether it is we who call back."""
+    known: dict[str, Any] = {
+        "offered_at": _earlier(contact.offered_at, event.occurred_at),
+        "customer_ref": contact.customer_ref or event.customer_ref,
+        "caller": contact.caller or event.caller,
+        "language": contact.language or event.language,
+        "callback_of": contact.callback_of or event.callback_of,
+    }
+    return contact.model_copy(update=known)
+
+
+def queued(contact: Contact, event: CallQueued) -> Contact:
+    """The caller waits."""
+    visit = _visit(contact, event.visit, event.queue)
+    return _with(
+        contact,
+        visit.model_copy(
+            update={
+                "queued_at": _earlier(visit.queued_at, event.occurred_at),
+                "priority": visit.priority if visit.priority is not None else event.priority,
+            }
+        ),
+    )
+
+
+def answered(contact: Contact, event: CallAnswered) -> Contact:
+    """An agent has the call; that the same stay was also called left is a mistake of its source."""
+    visit = _visit(contact, event.visit, event.queue)
+    known = {
+        "answered_at": _earlier(visit.answered_at, event.occurred_at),
+        "agent": visit.agent or event.agent,
+        "wait_ms": event.wait_ms,
+        "left_at": None,
+        "left": None,
+    }
+    if visit.queued_at is None:
+        known["queued_at"] = event.occurred_at - timedelta(milliseconds=max(0, event.wait_ms))
+    return _with(contact, visit.model_copy(update=known))
+
+
+def left(contact: Contact, event: QueueLeft) -> Contact:
+    """The caller left the queue; the reason that says more is kept."""
+    visit = _visit(contact, event.visit, event.queue)
+    if visit.answered_at is not None:
+        return contact
+    if visit.left is not None and _REASONS.index(visit.left) >= _REASONS.index(event.reason):
+        return contact
+    known: dict[str, Any] = {"left_at": event.occurred_at, "left": event.reason}
+    if event.wait_ms is not None:
+        known["wait_ms"] = event.wait_ms
+    return _with(contact, visit.model_copy(update=known))
+
+
+def refused(contact: Contact, event: CallRefused) -> Contact:
+    """The queue did not take the caller."""
+    if contact.refused not in (None, MEANINGLESS):
+        return contact
+    return contact.model_copy(update={"refused": event.reason, "refused_by": event.queue})
+
+
+def talked(contact: Contact, event: TalkEnded) -> Contact:
+    """One talk is over; that it took place is also an answer, if the answer itself was lost."""
+    visit = _visit(contact, event.visit, event.queue)
+    known: dict[str, Any] = {
+        "talk_ended_at": visit.talk_ended_at or event.occurred_at,
+        "talk_ms": event.talk_ms if visit.talk_ms is None else visit.talk_ms,
+    }
+    if visit.answered_at is None:
+        began = event.occurred_at - timedelta(milliseconds=max(0, event.talk_ms))
+        known |= {"answered_at": began, "agent": event.agent, "left": None, "left_at": None}
+        known["wait_ms"] = event.wait_ms if visit.wait_ms is None else visit.wait_ms
+    return _with(contact, visit.model_copy(update=known))
+
+
+def held(contact: Contact, event: CallHeld) -> Contact:
+    """Put on hold, or taken back."""
+    name = "holds" if event.held else "releases"
+    marks = {*getattr(contact, name), event.occurred_at}
+    return contact.model_copy(update={name: tuple(sorted(marks))})
+
+
+def wrapped_up(contact: Contact, event: WrapupDone) -> Contact:
+    """The agent's work after the call."""
+    done = {**contact.wrapped_up, event.agent: max(event.acw_ms, contact.wrapped_up.get(event.agent, 0))}
+    return contact.model_copy(update={"wrapped_up": done})
+
+
+def told(contact: Contact, event: PositionTold) -> Contact:
+    """The assistant spoke; the latest word is kept."""
+    if contact.told is not None and contact.told.at >= event.occurred_at:
+        return contact
+    word = Told(
+        at=event.occurred_at,
+        position=event.position,
+        estimate_ms=event.estimate_ms,
+        about_ms=event.about_ms,
+        at_most_ms=event.at_most_ms,
+        basis=event.basis,
+        answers=event.answers,
+    )
+    return contact.model_copy(update={"told": word})
+
+
+def captured(contact: Contact, event: ReasonCaptured) -> Contact:
+    """The caller said why; the latest word is kept."""
+    if contact.reason is not None and contact.reason.at >= event.occurred_at:
+        return contact
+    word = Captured(at=event.occurred_at, topic=event.topic, text=event.text)
+    return contact.model_copy(update={"reason": word})
+
+
+def wished(contact: Contact, event: CallbackRequested) -> Contact:
+    """The caller wants to be called back, and keeps the place: the wait began with the queue."""
+    if contact.callback is not None:
+        return contact
+    stays = [visit.queued_at for visit in contact.visits if visit.queue == event.queue and visit.queued_at]
+    callback = Callback(
+        queue=event.queue,
+        customer_ref=event.customer_ref if event.number else None,
+        number=event.number,
+        wished_at=event.due_at,
+        waiting_since=max(stays, default=event.occurred_at),
+    )
+    return contact.model_copy(update={"callback": callback})
+
+
+def ended(contact: Contact, event: CallEnded) -> Contact:
+    """The contact is over for telephony; of two ends the earlier one counts."""
+    if contact.ended_at is not None and contact.ended_at <= event.occurred_at:
+        return contact
+    return contact.model_copy(update={"ended_at": event.occurred_at, "cause": event.cause})
+
+
+def _earlier(one: datetime | None, other: datetime) -> datetime:
+    return other if one is None else min(one, other)
+
+
+def _visit(contact: Contact, number: int, queue: str) -> Visit:
+    for visit in contact.visits:
+        if visit.number == number:
+            return visit
+    return Visit(number=number, queue=queue)
+
+
+def _with(contact: Contact, visit: Visit) -> Contact:
+    others = [other for other in contact.visits if other.number != visit.number]
+    return contact.model_copy(
+        update={"visits": tuple(sorted([*others, visit], key=lambda stay: stay.number))}
+    )

@@ -1,0 +1,215 @@
+"""Wiring of the door: what it opens, what runs beside it, how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+
+import uvloop
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+
+from chassis.clock import utc_now
+from chassis.faults import Misconfigured, Transient, backoff, is_transient
+from chassis.health import Health, Server, application
+from chassis.kafka import KafkaPublisher
+from chassis.log import configure, get_logger
+from chassis.message import Writer, time_header
+from chassis.metrics import StageMetrics
+from chassis.postgres import Database, role_of
+from chassis.process import until_stopped
+from chassis.relay import Relay
+from chassis.roots import new_id
+from chassis.settings import load_settings
+from chassis.vault import SCHEMA, FileKey, Vault
+from schemas.telephony import ManifestPublished
+from services.intake.app import STAGE
+from services.intake.door import customers, ledger, telephony, waiting
+from services.intake.door.access import Access
+from services.intake.door.assistant import Assistant
+from services.intake.door.cases import CaseView
+from services.intake.door.entry import FEED, Entry
+from services.intake.door.house import House
+from services.intake.door.scripts import scripts
+from services.intake.door.settings import DoorSettings
+from services.intake.door.sources import DEFAULT, Pbx, Webhook, load_sources
+from services.intake.waiting.agi import AgiServer
+
+DECLARE_EVERY = 10.0
+STOP_WITHIN = 10.0
+EXIT_MISCONFIGURED = 78
+
+
+class Door:
+    """One door process; any number of them may run side by side."""
+
+    def __init__(self, settings: DoorSettings) -> None:
+        self._settings = settings
+        url = settings.database_url.get_secret_value()
+        vault_schema, schema = settings.schema_of(SCHEMA), settings.schema_of(STAGE.name)
+        self._vault_database = Database(url, vault_schema, role=role_of(vault_schema), size=2)
+        self._database = Database(url, schema, role=role_of(schema), size=8)
+        self._publisher = KafkaPublisher(settings.kafka, "hotline-door")
+        self._writer = Writer(FEED)
+        metrics = StageMetrics("door")
+        vault = Vault(self._vault_database, FileKey.at(settings.master_key_file))
+        relay = Relay(STAGE, self._database, self._publisher, metrics, process=f"door-{os.getpid()}")
+        entry = Entry(self._database, vault, relay)
+        self._relay = relay
+        self.house = House(settings, self._database, vault, entry, Access.at(settings.tokens_file))
+        self._sources = load_sources(settings.sources_file, settings.http_host)
+        self._assistant = Assistant(self.house)
+        self._agi = AgiServer(scripts(self._assistant), settings.agi_host, settings.agi_port)
+        self._cases = CaseView(settings.kafka, self._database)
+        self._health = Health(facts=self._facts)
+        self._background: list[asyncio.Task[Any]] = []
+        self._stop = asyncio.Event()
+        self._declared_from = utc_now()
+        self._log = get_logger(part="door")
+
+    async def run(self) -> int:
+        """Run until told to stop; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        settings = self._settings
+        app = web(self.house, self._health, self._assistant, self._sources)
+        server = Server(app, settings.http_host, settings.http_port, settings.port_file)
+        await self._agi.__aenter__()
+        await server.start()
+        try:
+            await until_stopped(self._start(), self._stop)
+            await self._stop.wait()
+        finally:
+            loop.call_later(STOP_WITHIN, os._exit, 1)
+            await server.stop()
+            await self._agi.__aexit__()
+            await self._cases.subscription.stop()
+            for task in self._background:
+                task.cancel()
+            await asyncio.gather(*self._background, return_exceptions=True)
+            await self._publisher.stop()
+            await self._database.close()
+            await self._vault_database.close()
+        return 0
+
+    async def _start(self) -> None:
+        await self._until_there("postgres", self._open_databases)
+        # What comes in is kept even while Kafka is away: only then is it sent later.
+        self._background.append(asyncio.create_task(self.house.entry.run()))
+        self._health.ready("start")
+        await self._until_there("kafka", self._publisher.start)
+        self._background += [
+            self._relay.run_relay(),
+            asyncio.create_task(self._for_ever(self._declare, DECLARE_EVERY)),
+        ]
+        await self._until_there("kafka", self._cases.subscription.start)
+        self._log.info("started")
+
+    async def _until_there(self, part: str, attempt: Callable[[], Awaitable[None]]) -> None:
+        for wait in backoff(0.2, 5.0):
+            try:
+                await attempt()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                self._health.not_ready(part, type(error).__name__)
+                self._log.warning("waiting", part=part, why=type(error).__name__)
+                await asyncio.sleep(wait)
+            else:
+                self._health.ready(part)
+                return
+
+    async def _open_databases(self) -> None:
+        for database in (self._database, self._vault_database):
+            await database.close()
+            await database.open()
+
+    async def _for_ever(self, work: Callable[[], Coroutine[Any, Any, None]], pause: float) -> None:
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                if not is_transient(error):
+                    self._log.error("background_failed", exc_info=error, work=work.__name__)
+            await asyncio.sleep(pause)
+
+    async def _declare(self) -> None:
+        """Say which numbers are published: what is missing then is proved to be lost."""
+        async with self._database.session() as tx:
+            numbers = await ledger.declarable(tx, FEED)
+        if numbers is None:
+            return
+        now = utc_now()
+        body = ManifestPublished(
+            source=FEED,
+            from_seq=numbers[0],
+            to_seq=numbers[1],
+            count=numbers[1] - numbers[0] + 1,
+            period_from=self._declared_from,
+            period_to=now,
+        )
+        message = self._writer.write(body, uid=new_id(), at=time_header(now), correlation=FEED)
+        await self._publisher.publish([message])
+        async with self._database.session() as tx:
+            await ledger.declared(tx, FEED, numbers[1])
+        self._declared_from = now
+
+    def _facts(self) -> dict[str, Any]:
+        return {"part": "door", "pid": os.getpid(), "agi_port": self._agi.port}
+
+
+def web(
+    house: House, health: Health, assistant: Assistant, sources: Mapping[str, Webhook | Pbx] = DEFAULT
+) -> FastAPI:
+    """Build the HTTP application: every room's routes, health, metrics, and one way to say no."""
+    app = FastAPI(
+        title="hotline intake",
+        description="Telephony in, waiting callers informed, cases recorded.",
+        version="1",
+    )
+    app.router.routes.extend(application(health, house.metrics.registry).routes)
+
+    @app.exception_handler(Transient)
+    async def away(_: Request, error: Exception) -> Response:
+        return JSONResponse({"error": "try_again", "why": str(error)}, 503, headers={"retry-after": "1"})
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        # Never what was in the field: it may be a customer's number.
+        faults = [
+            {"path": ".".join(str(part) for part in fault["loc"]), "problem": fault["msg"]}
+            for fault in error.errors()
+        ]
+        return JSONResponse({"error": "malformed", "faults": faults[:20]}, 422)
+
+    app.router.routes.extend(telephony.routes(house, sources))
+    app.include_router(waiting.router(house, assistant))
+    app.include_router(customers.router(house))
+    return app
+
+
+def main() -> None:
+    """Run the door as a process and exit: 0 stopped, 1 by force, 78 misconfigured."""
+    code = EXIT_MISCONFIGURED
+    try:
+        settings = load_settings(DoorSettings)
+        assert isinstance(settings, DoorSettings)
+        configure(settings.log_level)
+        code = uvloop.run(_run(settings))
+    except Misconfigured as error:
+        print(f"hotline: {error}", file=sys.stderr)  # noqa: T201 - the last word before exit
+    with suppress(Exception):
+        sys.stdout.flush()
+    os._exit(code)
+
+
+async def _run(settings: DoorSettings) -> int:
+    return await Door(settings).run()

@@ -1,0 +1,97 @@
+"""The door's SQL about what came in: deliveries, numbers, positions, what was refused."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from chassis.postgres import Tx
+
+Name = tuple[str, str]
+
+
+async def note_deliveries(
+    tx: Tx, deliveries: Sequence[tuple[str, str, bytes]]
+) -> tuple[set[Name], dict[Name, bytes]]:
+    """Note deliveries by (source, name, digest); gives those that are new, and the digests of the others."""
+    columns = [list(column) for column in zip(*deliveries, strict=True)]
+    rows = await tx.fetch(
+        "insert into deliveries (source, delivery, digest)"
+        " select distinct on (s, d) s, d, g from unnest($1::text[], $2::text[], $3::bytea[]) as x(s, d, g)"
+        " on conflict do nothing returning source, delivery",
+        *columns,
+    )
+    fresh = {(row["source"], row["delivery"]) for row in rows}
+    if len(fresh) == len(deliveries):
+        return fresh, {}
+    known = await tx.fetch(
+        "select source, delivery, digest from deliveries"
+        " where (source, delivery) in (select * from unnest($1::text[], $2::text[]))",
+        *columns[:2],
+    )
+    return fresh, {(row["source"], row["delivery"]): row["digest"] for row in known}
+
+
+async def number(tx: Tx, feed: str, count: int) -> int:
+    """Draw `count` numbers without a gap; gives the last. A transaction that fails draws none."""
+    last: int = await tx.fetchval(
+        "insert into feeds as f (feed, published) values ($1, $2)"
+        " on conflict (feed) do update set published = f.published + $2, moved_at = now()"
+        " returning published",
+        feed,
+        count,
+    )
+    return last
+
+
+async def move(tx: Tx, feed: str, position: str) -> None:
+    """Keep where the reader of a feed stands."""
+    await tx.execute(
+        "insert into feeds (feed, position) values ($1, $2)"
+        " on conflict (feed) do update set position = $2, moved_at = now()",
+        feed,
+        position,
+    )
+
+
+async def position(tx: Tx, feed: str) -> str | None:
+    """Tell where the reader of a feed stood."""
+    found: str | None = await tx.fetchval("select position from feeds where feed = $1", feed)
+    return found
+
+
+async def declarable(tx: Tx, feed: str) -> tuple[int, int] | None:
+    """Give the numbers (from, to) that are published and not yet declared; None while any may be unsent."""
+    row = await tx.fetchrow(
+        "select declared, published, exists (select from unpublished where relay) as unsent"
+        " from feeds where feed = $1",
+        feed,
+    )
+    if row is None or row["unsent"] or row["published"] == row["declared"]:
+        return None
+    return row["declared"] + 1, row["published"]
+
+
+async def declared(tx: Tx, feed: str, through: int) -> None:
+    """Note up to which number a manifest was sent."""
+    await tx.execute("update feeds set declared = greatest(declared, $2) where feed = $1", feed, through)
+
+
+async def refuse(tx: Tx, source: str, reason: str, explanation: str, sealed: bytes | None) -> None:
+    """Keep what could not be accepted, with the reason."""
+    await tx.execute(
+        "insert into refused_deliveries (source, reason, explanation, sealed) values ($1, $2, $3, $4)",
+        source[:200],
+        reason,
+        explanation[:2000],
+        sealed,
+    )
+
+
+async def open_calls(tx: Tx, source: str, before: Any) -> list[str]:
+    """Name the calls of a switch that began before a moment and have no end."""
+    rows = await tx.fetch(
+        "select call_id from calls where source = $1 and ended_at is null and first_at < $2"
+        " and phase not in ('closed')",
+        source,
+        before,
+    )
+    return [row["call_id"] for row in rows]

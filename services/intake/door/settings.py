@@ -1,0 +1,32 @@
+"""What the door reads from its environment."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from chassis.settings import LOOPBACK, Settings
+
+
+class DoorSettings(Settings):
+    """How the door listens, whom it believes, and which feeds it reads.
+
+    `sources_file` names switches and webhooks (`services/intake/door/sources.py`), `tokens_file` people
+    and machines (`services/intake/door/access.py`).
+    """
+
+    agi_host: str = "127.0.0.1"
+    agi_port: int = Field(default=0, ge=0, le=65535)
+    tokens_file: Path | None = None
+    sources_file: Path | None = None
+    verdict_within: timedelta = Field(default=timedelta(seconds=2), gt=timedelta(0), le=timedelta(seconds=30))
+    keep_refused: timedelta = timedelta(days=30)
+
+    @model_validator(mode="after")
+    def _no_unknown_visitors(self) -> Self:
+        if self.http_host not in LOOPBACK and self.tokens_file is None:
+            raise ValueError("http_host is not loopback: set tokens_file, or listen on 127.0.0.1")
+        if self.agi_host not in LOOPBACK:
+            raise ValueError("agi_host is not loopback: FastAGI knows no authentication; use a tunnel")
+        return self

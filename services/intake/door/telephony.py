@@ -1,0 +1,268 @@
+"""Telephony that calls us: webhooks of every kind come in, are believed or not, kept, and acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from fastapi import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from chassis.clock import monotonic, utc_now
+from chassis.faults import Transient
+from schemas.envelope import BY_BODY
+from services.intake.door import ledger
+from services.intake.door.entry import Busy, Delivery, Kept
+from services.intake.door.house import House
+from services.intake.door.sources import Pbx, Webhook
+from services.intake.sources import cloudevents, connect, foreign, freeswitch, genesys, twilio
+from services.intake.sources.canonical import BadPayload, Reading
+from services.intake.sources.signatures import BadSignature, verify_standard, verify_twilio
+
+MAX_BODY = 1 << 20
+BODY_WITHIN = 10.0
+
+
+class _Kept(NamedTuple):
+    """What is sealed when a body is refused."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    topic: str = ""
+    partition: int = 0
+    offset: int = 0
+    timestamp: int = 0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one request, as its sender reads it; positions count from 0."""
+
+    kept: int = 0
+    duplicates: int = 0
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    conflicts: list[dict[str, Any]] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """202 kept; 200 nothing new; 409 an id used for other content; 400 nothing readable."""
+        if self.kept or self.unknown:
+            return 202
+        if self.duplicates:
+            return 200
+        return 409 if self.conflicts else 400
+
+    def as_json(self) -> dict[str, Any]:
+        """The answer's body."""
+        found = {
+            "kept": self.kept,
+            "duplicates": self.duplicates,
+            "refused": self.refused,
+            "conflicts": self.conflicts,
+            "unknown": self.unknown,
+        }
+        if self.conflicts:
+            found["next"] = "id_reuse: the id was used before for other content; give each event its own"
+        return found
+
+
+def routes(house: House, sources: Mapping[str, Webhook | Pbx]) -> list[BaseRoute]:
+    """Build `POST /telephony/{source}` and its CloudEvents handshake."""
+    hooks = {name: Hook(house, source) for name, source in sources.items() if isinstance(source, Webhook)}
+
+    async def receive(request: Request) -> Response:
+        hook = hooks.get(request.path_params["source"])
+        if hook is None:
+            return _no(404, "unknown_source", "this source is not in the sources file")
+        began = monotonic()
+        response = await hook.receive(request)
+        house.metrics.latency.labels("telephony").observe(monotonic() - began)
+        return response
+
+    async def handshake(request: Request) -> Response:
+        """Allow a CloudEvents sender to deliver here (HTTP webhook specification 1.0.1, section 4)."""
+        origin = request.headers.get("webhook-request-origin")
+        if request.path_params["source"] not in hooks or not origin:
+            return _no(404, "no_handshake", "send WebHook-Request-Origin to a known source")
+        allowed = {"allow": "POST, OPTIONS", "webhook-allowed-origin": origin, "webhook-allowed-rate": "*"}
+        return Response(headers=allowed)
+
+    path = "/telephony/{source}"
+    return [Route(path, receive, methods=["POST"]), Route(path, handshake, methods=["OPTIONS"])]
+
+
+class Hook:
+    """One webhook."""
+
+    def __init__(self, house: House, source: Webhook) -> None:
+        self._house, self._source = house, source
+
+    async def receive(self, request: Request) -> Response:
+        """Take one request; every answer below 300 means that what it names is on disk."""
+        try:
+            body = await _body(request)
+            await self._believe(request, body)
+            outcome = await self._take(request, body)
+        except _TooMuch as error:
+            return self._count("refused", _no(error.status, error.code, str(error)))
+        except BadSignature as error:
+            await self._refuse(f"signature_{error.reason}", str(error), None)
+            return self._count("unbelieved", _no(401, f"signature_{error.reason}", str(error)))
+        except HTTPException as error:
+            return self._count("unbelieved", _no(error.status_code, "not_allowed", str(error.detail)))
+        except Busy as error:
+            return self._count("busy", _no(429, "busy", str(error), {"retry-after": "1"}))
+        except (Transient, OSError) as error:
+            return self._count("away", _no(503, "try_again", str(error), {"retry-after": "1"}))
+        words = {200: "duplicate", 202: "kept", 400: "refused", 409: "conflict"}
+        return self._count(words[outcome.status], JSONResponse(outcome.as_json(), outcome.status))
+
+    def _count(self, word: str, response: Response) -> Response:
+        self._house.metrics.received.labels(self._source.name, word).inc()
+        return response
+
+    async def _believe(self, request: Request, body: bytes) -> None:
+        """Raise unless the sender may send: BadSignature, or HTTPException 401 or 403."""
+        match self._source.auth:
+            case "standard":
+                verify_standard(request.headers, body, self._source.secrets(), utc_now())
+            case "twilio":
+                query = f"?{request.url.query}" if request.url.query else ""
+                content = _form(body) if _is_form(request) else body
+                verify_twilio(
+                    f"{self._source.url}{query}",
+                    content,
+                    request.headers.get("x-twilio-signature"),
+                    self._source.secrets(),
+                    request.headers.get("x-twilio-webhooks-signature-settings"),
+                )
+            case "bearer":
+                self._house.access.require(request, "telephony")
+
+    async def _take(self, request: Request, body: bytes) -> Outcome:
+        outcome = Outcome()
+        readings = self._read(request, body)
+        keeping = []
+        for place, reading in enumerate(readings):
+            if isinstance(reading, BadPayload):
+                outcome.refused.append({"at": place, "path": reading.path, "problem": reading.problem})
+                await self._refuse("unreadable", str(reading), body)
+            elif reading.unknown is not None:
+                outcome.unknown.append(reading.unknown)
+                self._house.metrics.unknown.labels(self._source.name).inc()
+                await self._refuse("unknown_type", reading.unknown, body)
+            else:
+                keeping.append((place, reading))
+        kept = await asyncio.gather(*(self._keep(reading, body) for _, reading in keeping))
+        for (place, reading), verdict in zip(keeping, kept, strict=True):
+            if verdict == "kept":
+                outcome.kept += 1
+                self._count_facts(reading)
+            elif verdict == "duplicate":
+                outcome.duplicates += 1
+            else:
+                outcome.conflicts.append({"at": place, "id": reading.delivery[:200]})
+                await self._refuse("id_reuse", "this id was used before for other content", body)
+        return outcome
+
+    def _read(self, request: Request, body: bytes) -> Sequence[Reading | BadPayload]:
+        """Read what a body says; never raises for what is in it."""
+        if self._source.kind == "cloudevents":
+            return [_said(partial(cloudevents.facts, event)) if not isinstance(event, BadPayload) else event
+                    for event in cloudevents.read_http(request.headers, body)]  # fmt: skip
+        return [_said(partial(self._read_one, body, utc_now()))]
+
+    def _read_one(self, body: bytes, now: datetime) -> Reading:
+        name = self._source.name
+        if self._source.kind == "twilio":
+            return twilio.facts(_form(body), now, name)
+        payload = foreign.read_json(body, "")
+        match self._source.kind:
+            case "connect":
+                return connect.facts(payload, name)
+            case "connect_records":
+                return connect.facts_of_record(payload, name)
+            case "genesys":
+                return genesys.facts(payload, name)
+        return freeswitch.facts(payload, name)
+
+    async def _keep(self, reading: Reading, body: bytes) -> Kept:
+        # An event of a batch, or one that was wrapped anew on the way, is told by what it says.
+        said = b"\n".join(fact.body.to_bytes() + (fact.phone or "").encode() for fact in reading.facts)
+        content = said if self._source.kind == "cloudevents" else body
+        return await self._house.entry.facts(
+            reading.facts, Delivery.of(self._source.name, reading.delivery, content)
+        )
+
+    def _count_facts(self, reading: Reading) -> None:
+        for kind, count in Counter(BY_BODY[type(fact.body)].name for fact in reading.facts).items():
+            self._house.metrics.facts.labels(self._source.name, kind).inc(count)
+
+    async def _refuse(self, reason: str, explanation: str, body: bytes | None) -> None:
+        sealed = self._house.vault.seal_record(_Kept(None, body, ())) if body is not None else None
+        async with self._house.database.session() as tx:
+            await ledger.refuse(tx, self._source.name, reason, explanation, sealed)
+
+
+class _TooMuch(Exception):
+    """A body that is too large, or too slow."""
+
+    def __init__(self, status: int, code: str, why: str) -> None:
+        super().__init__(why)
+        self.status, self.code = status, code
+
+
+async def _body(request: Request) -> bytes:
+    """Read the body while it comes; raises _TooMuch beyond a mebibyte or ten seconds."""
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_WITHIN):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > MAX_BODY:
+                    raise _TooMuch(
+                        413, "too_large", f"the body has more than {MAX_BODY} bytes; send less at once"
+                    )
+                chunks.append(chunk)
+    except TimeoutError:
+        raise _TooMuch(
+            408, "too_slow", f"the body did not come within {BODY_WITHIN:g} s; send it again"
+        ) from None
+    except ClientDisconnect:
+        raise _TooMuch(400, "cut_off", "the sender hung up before the end of the body") from None
+    return b"".join(chunks)
+
+
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+
+
+def _form(body: bytes) -> dict[str, str]:
+    try:
+        return dict(
+            parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=False, max_num_fields=400)
+        )
+    except (UnicodeDecodeError, ValueError):
+        raise BadPayload("body", "is not a form in UTF-8") from None
+
+
+def _said(read: Callable[[], Reading]) -> Reading | BadPayload:
+    try:
+        return read()
+    except BadPayload as bad:
+        return bad
+
+
+def _no(status: int, code: str, why: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": code, "why": why}, status, headers=headers)

@@ -1,0 +1,92 @@
+"""Routes for the IVR and the wallboard: guidance, reasons, callbacks, queues."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.case import Language
+from schemas.envelope import Code, Moment
+from services.intake.door.assistant import Asked, Assistant, UnknownCall
+from services.intake.door.house import House
+from services.intake.waiting.guidance import Guidance
+
+CallId = Annotated[str, Path(min_length=1, max_length=200)]
+QueueName = Annotated[Code, Path()]
+
+
+class Reason(BaseModel):
+    """What the caller pressed or said."""
+
+    model_config = ConfigDict(extra="forbid")
+    said: str = Field(min_length=1, max_length=2000)
+    language: Language | None = None
+
+
+class Captured(BaseModel):
+    """The topic that was understood."""
+
+    topic: Code
+
+
+class Wish(BaseModel):
+    """To be called back: at the caller's own number and soon, unless it says otherwise."""
+
+    model_config = ConfigDict(extra="forbid")
+    queue: Code
+    number: str | None = Field(default=None, max_length=40)
+    due_at: Moment | None = None
+
+
+def router(house: House, assistant: Assistant) -> APIRouter:
+    """Build the routes."""
+    routes = APIRouter(tags=["waiting"])
+
+    @routes.get("/queues", summary="How every queue stands now")
+    async def board(request: Request) -> list[dict[str, Any]]:
+        house.access.require(request, "ivr")
+        return await assistant.board()
+
+    @routes.get("/queues/{queue}/guidance", summary="What to tell a waiting caller now")
+    async def guidance(
+        request: Request,
+        queue: QueueName,
+        call_id: Annotated[str, Query(min_length=1, max_length=200)],
+        lang: Language | None = None,
+        question: Annotated[str | None, Query(max_length=500)] = None,
+        identified: Annotated[bool, Query(description="the caller has proved who he is")] = False,  # noqa: FBT002 - a query parameter
+    ) -> Guidance:
+        house.access.require(request, "ivr")
+        try:
+            return await assistant.guidance(Asked(queue, call_id, lang, question, identified=identified))
+        except UnknownCall:
+            raise _unknown() from None
+
+    @routes.post(
+        "/calls/{call_id}/reason", summary="Why the caller calls, by digit or in words", status_code=202
+    )
+    async def reason(request: Request, call_id: CallId, said: Reason) -> Captured:
+        house.access.require(request, "ivr")
+        try:
+            return Captured(topic=await assistant.capture(call_id, said.said, said.language))
+        except UnknownCall:
+            raise _unknown() from None
+
+    @routes.post("/calls/{call_id}/callback", summary="Call back, keeping the place", status_code=202)
+    async def callback(request: Request, call_id: CallId, wish: Wish) -> dict[str, bool]:
+        house.access.require(request, "ivr")
+        try:
+            await assistant.call_back(call_id, wish.queue, wish.number, wish.due_at)
+        except UnknownCall:
+            raise _unknown() from None
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from None
+        return {"promised": True}
+
+    return routes
+
+
+def _unknown() -> HTTPException:
+    return HTTPException(404, "no event of this call has arrived; check call_id and the telephony feed")

@@ -1,0 +1,48 @@
+"""What the assistant reads of the queues and of one caller."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from chassis.postgres import Tx
+
+
+async def stays(tx: Tx, queue: str, since: datetime, most: int) -> list[Any]:
+    """Read the newest stays of one queue, oldest first; at most so many."""
+    rows = await tx.fetch(
+        "select call_id, visit, queued_at, priority, answered_at, left_at, talk_ended_at, agent, wait_ms,"
+        " talk_ms from visits where queue = $1 and queued_at >= $2 order by queued_at desc limit $3",
+        queue,
+        since,
+        most,
+    )
+    return list(reversed(rows))
+
+
+async def caller(tx: Tx, call_id: str, queue: str) -> Any:
+    """Read a call, where it waits in that queue if it does, and what it was told; None if unknown."""
+    return await tx.fetchrow(
+        "select c.*, v.visit, v.queued_at, v.priority from calls c left join lateral (select * from visits"
+        " where call_id = c.call_id and queue = $2 and answered_at is null and left_at is null"
+        " order by visit desc limit 1) v on true where c.call_id = $1",
+        call_id,
+        queue,
+    )
+
+
+async def open_case(tx: Tx, customer_ref: str) -> Any:
+    """Read the customer's newest case that is not closed, with how it stands; None without one."""
+    return await tx.fetchrow(
+        "select case_no, state, department, changed_at from cases where customer_ref = $1"
+        " and closed_at is null and case_no is not null order by recorded_at desc limit 1",
+        customer_ref,
+    )
+
+
+async def busy_queues(tx: Tx, since: datetime) -> list[str]:
+    """Name the queues in which somebody waited lately."""
+    rows = await tx.fetch("select distinct queue from visits where queued_at >= $1 order by queue", since)
+    return [row["queue"] for row in rows]
+
+
+HISTORY = timedelta(days=14)
+MOST_STAYS = 600

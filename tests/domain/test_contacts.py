@@ -1,0 +1,273 @@
+"""A contact is what its facts say, whatever order they come in; promises to call back are kept or named."""
+
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chassis.step import Refused, Waiting
+from schemas import intake, telephony
+from services.intake import domain
+from services.intake.contact import Contact
+from services.intake.domain import Known, Policy
+from tests.given import NOW, SEALED, Life, answered, call, ended, offered
+
+
+def at(seconds: float) -> dict:
+    return {**call(), "occurred_at": NOW + timedelta(seconds=seconds)}
+
+
+OFFERED = telephony.CallOffered(**at(0), customer_ref="c-1", caller=SEALED, language="zh")
+QUEUED = telephony.CallQueued(**at(1), queue="cards", visit=1, position=2)
+ANSWERED = telephony.CallAnswered(**at(31), queue="cards", visit=1, agent="agent-1", wait_ms=30_000)
+TALKED = telephony.TalkEnded(**at(91), queue="cards", visit=1, agent="agent-1", talk_ms=60_000)
+QUEUED_AGAIN = telephony.CallQueued(**at(90), queue="loans", visit=2)
+ANSWERED_AGAIN = telephony.CallAnswered(**at(100), queue="loans", visit=2, agent="agent-2", wait_ms=10_000)
+TALKED_AGAIN = telephony.TalkEnded(**at(120), queue="loans", visit=2, agent="agent-2", talk_ms=20_000)
+HELD = telephony.CallHeld(**at(105), held=True)
+RELEASED = telephony.CallHeld(**at(110), held=False)
+WRAPPED = telephony.WrapupDone(**at(140), agent="agent-2", acw_ms=15_000)
+ENDED = telephony.CallEnded(**at(121), cause="hangup_16")
+TRANSFERRED = [
+    OFFERED, QUEUED, ANSWERED, TALKED, QUEUED_AGAIN, ANSWERED_AGAIN,
+    TALKED_AGAIN, HELD, RELEASED, WRAPPED, ENDED,
+]  # fmt: skip
+
+LEFT_UNKNOWN = telephony.QueueLeft(**at(41), queue="cards", visit=1, reason="unknown")
+LEFT_TIMEOUT = telephony.QueueLeft(**at(41), queue="cards", visit=1, reason="timeout", wait_ms=40_000)
+LEFT_ABANDONED = telephony.QueueLeft(**at(41), queue="cards", visit=1, reason="abandoned", wait_ms=40_000)
+UNANSWERED = [OFFERED, QUEUED, LEFT_UNKNOWN, LEFT_ABANDONED, LEFT_TIMEOUT, ENDED]
+
+
+def lived(bodies, policy=None) -> Life:
+    life = Life(domain.DECISIONS, policy or Policy())
+    life.everything = []
+    for body in bodies:
+        life.when(body)
+        life.everything += life.said
+    return life
+
+
+@settings(max_examples=150)
+@given(st.permutations(TRANSFERRED), st.lists(st.sampled_from(TRANSFERRED), max_size=5))
+def test_any_order_and_any_repetition_gives_the_same_call(order, again):
+    assert lived([*order, *again]).state == lived(TRANSFERRED).state
+
+
+@settings(max_examples=150)
+@given(st.permutations(TRANSFERRED), st.lists(st.sampled_from(TRANSFERRED), max_size=5))
+def test_any_order_owes_one_record_and_closes_nothing(order, again):
+    life = lived([*order, *again])
+    assert life.everything == []
+    assert life.timers == {"wrap-up": ENDED.occurred_at + timedelta(minutes=10)}
+
+
+def test_a_transferred_call_knows_both_talks():
+    contact: Contact = lived(TRANSFERRED).state
+    assert [(visit.agent, visit.wait_ms, visit.talk_ms) for visit in contact.visits] == [
+        ("agent-1", 30_000, 60_000),
+        ("agent-2", 10_000, 20_000),
+    ]
+    assert (contact.agent, contact.queue, contact.waited_ms) == ("agent-2", "loans", 30_000)
+    assert contact.hold_ms == 5_000
+    assert contact.wrapped_up == {"agent-2": 15_000}
+
+
+@settings(max_examples=100)
+@given(st.permutations([fact for fact in UNANSWERED if fact is not ENDED]))
+def test_the_reason_that_says_more_is_believed_whatever_came_first(order):
+    life = lived([*order, ENDED])
+    (closed,) = [body for body in life.everything if isinstance(body, intake.ContactClosed)]
+    assert (closed.reason, closed.waited_ms, closed.queue) == ("timeout", 40_000, "cards")
+
+
+@settings(max_examples=100)
+@given(st.permutations(UNANSWERED), st.lists(st.sampled_from(UNANSWERED), max_size=4))
+def test_an_unanswered_call_is_closed_once_and_its_facts_are_the_same(order, again):
+    life = lived([*order, *again])
+    assert sum(isinstance(body, intake.ContactClosed) for body in life.everything) == 1
+    assert life.state.visits == lived(UNANSWERED).state.visits
+
+
+def test_an_unknown_reason_waits_for_a_better_one_and_is_told_if_none_comes():
+    life = lived([OFFERED, QUEUED, LEFT_UNKNOWN, ENDED])
+    assert life.everything == []
+    assert "settle" in life.timers
+    fired = intake.TimerFired(subject="call-1", timer="settle", due_at=NOW)
+    assert life.when(fired).then(intake.ContactClosed).said[0].reason == "unknown"
+
+
+# The table of delivery row 44: what a call is when its facts contradict each other.
+@pytest.mark.parametrize(
+    ("facts", "agent", "left"),
+    [
+        ([OFFERED, ENDED], None, None),
+        ([OFFERED, QUEUED, LEFT_ABANDONED, ANSWERED, ENDED], "agent-1", None),
+        ([OFFERED, QUEUED, ANSWERED, LEFT_ABANDONED, ENDED], "agent-1", None),
+        ([OFFERED, QUEUED, ANSWERED, ANSWERED.model_copy(update={"agent": "agent-9"})], "agent-1", None),
+        ([OFFERED, TALKED, ENDED], "agent-1", None),
+        ([OFFERED, QUEUED, LEFT_ABANDONED], None, "abandoned"),
+        ([ENDED, OFFERED], None, None),
+    ],
+)
+def test_contradicting_facts_have_a_defined_outcome(facts, agent, left):
+    contact = lived(facts).state
+    assert (contact.agent, contact.left) == (agent, left)
+
+
+def test_a_talk_without_its_answer_is_an_answered_call():
+    life = lived([OFFERED, QUEUED, TALKED, ENDED])
+    assert "wrap-up" in life.timers
+    assert life.state.answered.answered_at == TALKED.occurred_at - timedelta(seconds=60)
+
+
+def test_a_call_that_never_ends_is_closed_or_named_after_the_longest_time():
+    fired = intake.TimerFired(subject="call-1", timer="lost-track", due_at=NOW)
+    life = lived([OFFERED, QUEUED])
+    assert life.timers["lost-track"] == NOW + timedelta(hours=4)
+    assert life.when(fired).then(intake.ContactClosed).said[0].reason == "end_unknown"
+    lived([OFFERED, QUEUED, ANSWERED]).when(fired).then(intake.RecordingOverdue)
+
+
+def test_a_record_that_is_overdue_is_named_once():
+    life = lived([OFFERED, ANSWERED, ENDED])
+    fired = intake.TimerFired(subject="call-1", timer="wrap-up", due_at=life.timers.pop("wrap-up"))
+    life.when(fired).then(intake.RecordingOverdue)
+    life.when(TALKED).then()
+    assert "wrap-up" not in life.timers
+    life.when(fired).then()
+
+
+def test_an_unsealed_number_is_refused():
+    outcome = lived([telephony.CallOffered(**at(0), caller="13800138000")]).outcome
+    assert isinstance(outcome, Refused)
+    assert outcome.code == "unsealed_number"
+    assert "13800138000" not in outcome.explanation
+
+
+# ------------------------------------------------------------ callbacks
+
+WISHED = telephony.CallbackRequested(**at(20), queue="cards")
+LEFT_BY_KEY = telephony.QueueLeft(**at(20), queue="cards", visit=1, reason="key", wait_ms=19_000)
+
+
+def promised() -> Life:
+    return lived([OFFERED, QUEUED, LEFT_BY_KEY, WISHED, ENDED])
+
+
+def tried(outcome, **more):
+    return intake.CallbackAttemptReported(call_id="call-1", agent="agent-1", outcome=outcome, **more)
+
+
+def test_a_callback_keeps_the_place_and_the_contact_stays_open():
+    life = promised()
+    (scheduled,) = life.everything
+    assert isinstance(scheduled, intake.CallbackScheduled)
+    assert scheduled.waiting_since == QUEUED.occurred_at
+    assert (scheduled.number, scheduled.customer_ref) == (SEALED, "c-1")
+    assert life.state.phase == "callback"
+    assert life.timers == {"callback": scheduled.due_at + timedelta(minutes=30)}
+
+
+@settings(max_examples=60)
+@given(st.permutations([OFFERED, QUEUED, WISHED, ENDED]))
+def test_a_callback_is_scheduled_once_in_any_order(order):
+    life = lived(order)
+    assert [type(body) for body in life.everything] == [intake.CallbackScheduled]
+    assert life.state.phase == "callback"
+
+
+def test_a_wish_beyond_two_days_is_brought_forward_and_a_past_one_is_now():
+    far = lived([OFFERED, telephony.CallbackRequested(**at(1), queue="q", due_at=NOW + timedelta(days=9))])
+    assert far.said[0].due_at == NOW + timedelta(days=2)
+    past = lived([OFFERED, telephony.CallbackRequested(**at(1), queue="q", due_at=NOW - timedelta(days=1))])
+    assert past.said[0].due_at == NOW
+
+
+def test_a_reached_customer_ends_the_contact():
+    life = promised().when(tried("answered", by_call_id="call-2"))
+    life.then(intake.CallbackAttempted, intake.ContactClosed)
+    assert life.said[1].reason == "called_back"
+    assert life.timers == {}
+    assert life.when(tried("answered")).outcome.code == "callback_over"
+
+
+def test_three_failed_attempts_exhaust_the_callback():
+    life = promised()
+    life.when(tried("no_answer")).then(intake.CallbackAttempted)
+    assert life.said[0].next_at == NOW + timedelta(minutes=30)
+    life.when(tried("busy")).then(intake.CallbackAttempted)
+    life.when(tried("failed"))
+    life.then(intake.CallbackAttempted, intake.CallbackExhausted, intake.ContactClosed)
+    assert [life.said[0].attempt, life.said[1].attempts, life.said[2].reason] == [3, 3, "callback_exhausted"]
+
+
+def test_a_callback_that_nobody_makes_is_named_and_may_still_be_made():
+    life = promised()
+    fired = intake.TimerFired(subject="call-1", timer="callback", due_at=life.timers.pop("callback"))
+    life.when(fired).then(intake.CallbackOverdue)
+    life.when(fired).then()
+    life.when(tried("answered")).then(intake.CallbackAttempted, intake.ContactClosed)
+
+
+def test_a_customer_who_comes_first_need_not_be_called():
+    known = {"c-1": Known(contacts=1, callbacks=("call-1",))}
+    first = Life(domain.DECISIONS, Policy(known=known))
+    second = telephony.CallOffered(**{**at(100), "call_id": "call-2"}, customer_ref="c-1", caller=SEALED)
+    first.when(second).then(intake.RepeatNoticed, intake.CallbackCancellationRequested)
+    request = first.said[1]
+    assert (request.call_id, request.reason, request.by_call_id) == ("call-1", "customer_called", "call-2")
+    life = promised().when(request)
+    life.then(intake.CallbackCancelled, intake.ContactClosed)
+    assert life.said[0].by_call_id == "call-2"
+    assert life.when(tried("answered")).outcome.code == "callback_over"
+
+
+def test_our_own_call_back_does_not_cancel_itself_and_reports_when_answered():
+    known = {"c-1": Known(contacts=1, callbacks=("call-1",))}
+    ours = Life(domain.DECISIONS, Policy(known=known))
+    back = telephony.CallOffered(
+        **{**at(100), "call_id": "call-2"}, customer_ref="c-1", caller=SEALED, callback_of="call-1"
+    )
+    ours.when(back).then(intake.RepeatNoticed)
+    ours.when(ANSWERED.model_copy(update={"call_id": "call-2"})).then(intake.CallbackAttemptReported)
+    assert (ours.said[0].call_id, ours.said[0].by_call_id) == ("call-1", "call-2")
+
+
+def test_commands_about_a_callback_that_is_not_there():
+    assert isinstance(Life(domain.DECISIONS, Policy()).when(tried("answered")).outcome, Waiting)
+    assert lived([OFFERED]).when(tried("answered")).outcome.code == "no_callback"
+
+
+def test_a_callback_wished_during_an_answered_call_leaves_the_record_owed():
+    life = lived([OFFERED, QUEUED, WISHED, ANSWERED, ENDED])
+    assert life.state.phase == "ended"
+    assert {"wrap-up", "callback"} <= set(life.timers)
+    life.when(tried("answered")).then(intake.CallbackAttempted)
+    assert life.state.phase == "ended"
+
+
+# ------------------------------------------------------------ who calls again
+
+
+def test_a_second_call_is_noticed_with_what_is_open():
+    case_id = uuid4()
+    policy = Policy(known={"c-1": Known(contacts=1, open_cases=(case_id,))})
+    life = Life(domain.DECISIONS, policy).when(OFFERED).then(intake.RepeatNoticed)
+    assert (life.said[0].contacts, life.said[0].open_cases) == (2, (case_id,))
+    assert life.state.repeat == 2
+    life.when(OFFERED).then()
+
+
+def test_the_third_contact_about_a_case_is_escalated_the_second_is_not():
+    case_id = uuid4()
+    attach = intake.AttachmentRequested(call_id="call-1", agent="a", to_case_id=case_id)
+    second = Life(domain.DECISIONS, Policy(contacts_of={case_id: 1})).when(offered()).when(answered())
+    second.when(attach).then(intake.ContactAttached)
+    assert second.said[0].repeat_no == 2
+    third = Life(domain.DECISIONS, Policy(contacts_of={case_id: 2})).when(offered()).when(answered())
+    third.when(attach).then(intake.ContactAttached, intake.CaseEscalated)
+    assert third.said[1].repeat_no == 3
+    third.when(ended()).then()

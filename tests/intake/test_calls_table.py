@@ -1,0 +1,165 @@
+"""The reading copies: calls and visits as the stage knows them, cases as the other stages say."""
+
+from dataclasses import replace
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chassis.batch import Pass
+from chassis.memory import MemoryLog, MemorySubscription
+from chassis.metrics import StageMetrics
+from chassis.vault import Vault
+from schemas import feedback, intake, telephony
+from services.intake import store
+from services.intake.app import STAGE, look_up
+from services.intake.domain import Policy
+from services.intake.door.cases import Standing, note
+from tests.given import NOW, SEALED, a_case, call, ended, event, message, record_request, recorded, routed
+
+STORED = replace(STAGE, policy=Policy(), prepare=look_up, project=store.write_calls)
+
+
+class Rig:
+    def __init__(self, database, master_key):
+        self.database, self.log = database, MemoryLog()
+        handle = Pass(
+            STORED, database, self.log, Vault(database, master_key).seal_record, StageMetrics("intake")
+        )
+        self.subscription = MemorySubscription(self.log, "intake", STORED.inputs, handle, handle.settle)
+
+    async def take(self, *bodies):
+        for body in bodies:
+            self.log.append(message(body))
+        await self.subscription.drain()
+
+    async def row(self, sql, *args):
+        async with self.database.session() as tx:
+            return await tx.fetchrow(sql, *args)
+
+
+@pytest.fixture
+def rig(stage_database, master_key):
+    return Rig(stage_database, master_key)
+
+
+def at(seconds, call_id="call-1"):
+    return {**call(call_id), "occurred_at": NOW + timedelta(seconds=seconds)}
+
+
+def known_call(call_id="call-1", ref="c-1"):
+    return telephony.CallOffered(**at(0, call_id), customer_ref=ref, caller=SEALED)
+
+
+async def test_a_call_and_its_stays_are_readable_as_they_happen(rig):
+    await rig.take(known_call(), telephony.CallQueued(**at(1), queue="cards", visit=1, priority=2))
+    waiting = await rig.row("select * from visits where answered_at is null and left_at is null")
+    assert (waiting["queue"], waiting["priority"], waiting["queued_at"]) == (
+        "cards", 2, NOW + timedelta(seconds=1),
+    )  # fmt: skip
+    await rig.take(
+        telephony.CallAnswered(**at(11), queue="cards", visit=1, agent="agent-1", wait_ms=10_000),
+        telephony.CallHeld(**at(15), held=True),
+        telephony.CallHeld(**at(18), held=False),
+        telephony.TalkEnded(**at(41), queue="cards", visit=1, agent="agent-1", talk_ms=30_000),
+        telephony.WrapupDone(**at(50), agent="agent-1", acw_ms=9_000),
+        ended(),
+    )
+    visit = await rig.row("select * from visits")
+    assert (visit["agent"], visit["wait_ms"], visit["talk_ms"], visit["hold_ms"], visit["acw_ms"]) == (
+        "agent-1", 10_000, 30_000, 3_000, 9_000,
+    )  # fmt: skip
+    assert (await rig.row("select phase, customer_ref from calls")) == ("ended", "c-1")
+
+
+async def test_a_stay_without_an_end_ends_with_its_call(rig):
+    await rig.take(
+        telephony.CallQueued(**at(1), queue="cards", visit=1), telephony.CallEnded(**at(30), cause="x")
+    )
+    row = await rig.row("select left_at, left_for from visits")
+    assert row == (NOW + timedelta(seconds=30), "unknown")
+
+
+async def test_who_called_before_is_known_with_open_cases_and_callbacks(rig):
+    case_id = uuid4()
+    await rig.take(known_call(), telephony.CallbackRequested(**at(5), queue="cards"), ended())
+    await rig.take(known_call("call-2"), known_call("call-3", "c-2"))
+    async with rig.database.session() as tx:
+        await tx.execute(
+            "insert into cases (case_id, customer_ref, recorded_at) values ($1, 'c-1', now())", case_id
+        )
+        known = await store.known_callers(tx, ["c-1", "c-2", "c-9"], NOW - timedelta(days=7))
+        later = await store.known_callers(tx, ["c-1"], NOW + timedelta(days=1))
+    assert known["c-1"].contacts == 2
+    assert known["c-1"].open_cases == (case_id,)
+    assert known["c-9"] == type(known["c-9"])()
+    assert later["c-1"].contacts == 0
+    # The second call came first: the callback of the first was cancelled by command, decided at once.
+    await rig.subscription.drain()
+    assert (await rig.row("select callback_state, closed_for from calls where call_id = 'call-1'")) == (
+        "cancelled", "callback_cancelled",
+    )  # fmt: skip
+
+
+async def test_contacts_about_a_case_are_counted_and_the_third_is_escalated(rig):
+    async def record(call_id):
+        await rig.take(
+            known_call(call_id),
+            telephony.CallAnswered(**at(2, call_id), queue="q", visit=1, agent="a", wait_ms=0),
+        )
+
+    await record("call-1")
+    await rig.take(record_request("call-1"))
+    case_id = (await rig.row("select case_id from calls"))["case_id"]
+    for number in (2, 3):
+        await record(f"call-{number}")
+        await rig.take(intake.AttachmentRequested(call_id=f"call-{number}", agent="a", to_case_id=case_id))
+    said = [
+        intake.CaseEscalated.parse(one.value)
+        for one in rig.log.records("intake.cases")
+        if dict(one.headers)["ce_type"] == b"intake.case-escalated.v1"
+    ]
+    assert [(one.case_id, one.call_id, one.repeat_no) for one in said] == [(case_id, "call-3", 3)]
+
+
+# ------------------------------------------------------------ cases
+
+
+def stamped(body, seconds):
+    return event(body)._replace(at=NOW + timedelta(seconds=seconds))
+
+
+def history():
+    record = recorded(a_case())
+    case = record.case
+    told = feedback.CustomerTold(
+        case_id=case.case_id,
+        cycle=1,
+        channel="sms",
+        attempt=1,
+        told_at=NOW + timedelta(seconds=3),
+        late=False,
+    )
+    return [
+        stamped(record, 0),
+        stamped(routed(case), 1),
+        stamped(told, 3),
+        stamped(
+            feedback.CaseClosed(case_id=case.case_id, cycles=1, outcome="upheld", told=True, rated=False), 4
+        ),
+    ]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.permutations(range(4)), st.lists(st.integers(0, 3), max_size=4))
+def test_a_case_stands_as_the_latest_says_in_any_order(order, again):
+    events = history()
+    standing = Standing(events[0].body.case_id)
+    for index in [*order, *again]:
+        note(standing, events[index])
+    case = events[0].body.case
+    assert (standing.state, standing.closed_at) == ("closed", NOW + timedelta(seconds=4))
+    assert (standing.case_no, standing.customer_ref) == (case.case_no, case.customer.customer_ref)
+    assert standing.told_at == NOW + timedelta(seconds=3)

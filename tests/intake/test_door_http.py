@@ -1,0 +1,268 @@
+"""Webhooks: what is acknowledged is on disk, what cannot be read is kept with its reason, nobody is mistaken."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+import pytest
+from standardwebhooks import Webhook as Signer
+
+from chassis.clock import utc_now
+from chassis.faults import Misconfigured, Transient
+from schemas import telephony
+from services.intake.door import entry as entry_room
+from services.intake.door.access import Access
+from services.intake.door.sources import Pbx, Webhook, load_sources
+from services.intake.door.telephony import MAX_BODY
+from tests.intake.door import DoorRig
+
+PHONE = "+8613800138000"
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def sources(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    signed = Webhook(name="signed", kind="cloudevents", auth="standard", secret_files=(secret,))
+    plain = Webhook(name="events", kind="cloudevents")
+    twilio = Webhook(name="twilio", kind="twilio")
+    return {source.name: source for source in (signed, plain, twilio)}
+
+
+@pytest.fixture
+def rig(stage_database, vault, sources):
+    return DoorRig(stage_database, vault, sources)
+
+
+def event(event_id="e-1", kind="call-offered", **data):
+    body = {"call_id": "call-1", "source": "pbx", "occurred_at": "2026-11-24T09:00:00Z", **data}
+    return {
+        "specversion": "1.0", "id": event_id, "source": "/pbx/1", "type": f"telephony.{kind}.v1",
+        "time": "2026-11-24T09:00:00Z", "datacontenttype": "application/json", "data": body,
+    }  # fmt: skip
+
+
+STRUCTURED = {"content-type": "application/cloudevents+json"}
+BATCH = {"content-type": "application/cloudevents-batch+json"}
+
+
+async def post(client, body, headers=STRUCTURED, source="events"):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return await client.post(f"/telephony/{source}", content=content, headers=headers)
+
+
+async def refused(rig):
+    return [
+        (row["reason"], row["explanation"], row["sealed"])
+        for row in await rig.rows("select * from refused_deliveries order by refused_id")
+    ]
+
+
+async def test_an_event_is_kept_with_the_number_sealed_and_the_same_again_is_a_duplicate(rig):
+    async with rig.client() as client:
+        first = await post(client, event(caller_number="138 0013 8000"))
+        again = await post(client, event(caller_number="138 0013 8000"))
+        other = await post(client, event(caller_number="138 0013 8001"))
+    assert (first.status_code, first.json()["kept"]) == (202, 1)
+    assert (again.status_code, again.json()["duplicates"]) == (200, 1)
+    assert other.status_code == 409
+    assert "id_reuse" in other.json()["next"]
+    (sent,) = await rig.sent(telephony.CallOffered)
+    assert rig.vault.open(sent.customer_ref, sent.caller) == PHONE
+    assert [reason for reason, _, _ in await refused(rig)] == ["id_reuse"]
+
+
+async def test_binary_mode_says_the_same(rig):
+    whole = event(caller_number=PHONE)
+    headers = {f"ce-{name}": whole[name] for name in ("specversion", "id", "source", "type", "time")}
+    async with rig.client() as client:
+        first = await post(client, whole["data"], {**headers, "content-type": "application/json"})
+        again = await post(client, whole)
+    assert (first.status_code, again.status_code) == (202, 200)
+
+
+async def test_one_bad_element_of_a_batch_spares_its_neighbours(rig):
+    queued = {"queue": "cards", "visit": 1}
+    batch = [
+        event("e-1"),
+        event("e-2", "call-queued", **queued),
+        event("e-3", "call-queued", queue="cards", visit="first"),
+        event("e-4", "call-teleported"),
+        event("e-1"),
+        event("e-5", "call-ended", cause="normal"),
+    ]
+    async with rig.client() as client:
+        response = await post(client, batch, BATCH)
+        again = await post(client, batch, BATCH)
+    found = response.json()
+    assert response.status_code == 202
+    assert (found["kept"], found["duplicates"], found["unknown"]) == (3, 1, ["telephony.call-teleported.v1"])
+    assert [fault["path"] for fault in found["refused"]] == ["[2].data.visit"]
+    assert (again.json()["kept"], again.json()["duplicates"]) == (0, 4)
+    assert sorted(reason for reason, _, _ in await refused(rig)) == ["unknown_type"] * 2 + ["unreadable"] * 2
+    assert len(await rig.sent(telephony.CallQueued)) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b"", "body"),
+        (b"{", "body"),
+        (b"null", "body"),
+        (b"\x1f\x8b\x08garbage", "body"),
+        (b"[" * 100_000, "body"),
+        (json.dumps(event(dialled="a\u0000b")).encode(), "data.dialled"),
+        (json.dumps(event()).replace('"pbx"', "1" * 5000).encode(), "data.source"),
+        (json.dumps(event()).replace('"pbx"', "NaN").encode(), "data.source"),
+        (json.dumps(event()).replace('"pbx"', '"\\ud800"').encode(), "data.source"),
+        (json.dumps(event()).replace('"source": "pbx"', '"source": "pbx", "source": "x"').encode(), "data.source"),
+        (json.dumps(event(caller="13800138000")).encode(), "data.caller"),
+        (json.dumps({**event(), "time": "yesterday"}).encode(), "time"),
+        (json.dumps({**event(), "data": {"call_id": "c"}}).encode(), "data.source"),
+    ],
+    ids=[
+        "empty", "broken", "null", "gzip", "deep", "nul", "digits", "nan", "surrogate", "twice", "unsealed",
+        "time", "missing",
+    ],
+)  # fmt: skip
+async def test_bad_input_is_refused_with_its_path_kept_and_not_repeated(rig, body, path):
+    async with rig.client() as client:
+        response = await post(client, body)
+        good = await post(client, event("good"))
+    assert response.status_code == 400
+    (fault,) = response.json()["refused"]
+    assert fault["path"].startswith(path) or path == "body"
+    assert "13800138000" not in response.text
+    assert good.status_code == 202
+    ((reason, explanation, sealed),) = await refused(rig)
+    assert reason == "unreadable"
+    assert "13800138000" not in explanation
+    from base64 import b64decode
+
+    assert b64decode(rig.vault.open_record(sealed)["value"]) == body
+
+
+def signed(body, at=None, secret=SECRET, message="msg-1"):
+    at = at or utc_now()
+    signature = Signer(secret).sign(message, at, body.decode())
+    return {
+        "webhook-id": message, "webhook-timestamp": str(int(at.timestamp())), "webhook-signature": signature,
+        **STRUCTURED,
+    }  # fmt: skip
+
+
+async def test_signatures_bad_old_future_and_reserialised_are_401_and_a_replay_is_200(rig):
+    body = json.dumps(event()).encode()
+    other = "whsec_" + "A" * 32
+    async with rig.client() as client:
+        unsigned = await post(client, body, STRUCTURED, "signed")
+        wrong = await post(client, body, signed(body, secret=other), "signed")
+        old = await post(client, body, signed(body, utc_now() - timedelta(minutes=6)), "signed")
+        new = await post(client, body, signed(body, utc_now() + timedelta(minutes=6)), "signed")
+        rewritten = await post(client, json.dumps(event(), indent=1).encode(), signed(body), "signed")
+        right = await post(client, body, signed(body), "signed")
+        replayed = await post(client, body, signed(body), "signed")
+    assert [answer.status_code for answer in (unsigned, wrong, old, new, rewritten)] == [401] * 5
+    assert (right.status_code, replayed.status_code) == (202, 200)
+    audited = await refused(rig)
+    assert [reason for reason, _, _ in audited] == [
+        "signature_missing", "signature_mismatch", "signature_too_old", "signature_too_new",
+        "signature_mismatch",
+    ]  # fmt: skip
+    assert [sealed for _, _, sealed in audited] == [None] * 5, "who is not believed fills no disk"
+    assert len(await rig.sent(telephony.CallOffered)) == 1
+
+
+async def test_a_token_is_needed_when_there_are_tokens(rig, tmp_path):
+    tokens = tmp_path / "tokens.yaml"
+    digest = sha256(b"right").hexdigest()
+    tokens.write_text(f"- {{name: pbx, roles: [telephony], token_sha256: {digest}}}\n")
+    rig.house.access = Access.at(tokens)
+    async with rig.client() as client:
+        without = await post(client, event())
+        wrong = await post(client, event(), {**STRUCTURED, "authorization": "Bearer wrong"})
+        right = await post(client, event(), {**STRUCTURED, "authorization": "Bearer right"})
+    assert [answer.status_code for answer in (without, wrong, right)] == [401, 401, 202]
+
+
+async def test_a_form_of_twilio_is_a_call(rig):
+    form = (
+        b"CallSid=CA1&AccountSid=AC1&From=%2B8613800138000&To=%2B8695000&Direction=inbound&CallStatus=ringing"
+        b"&Timestamp=Tue%2C+24+Nov+2026+09%3A00%3A00+%2B0000&SequenceNumber=0"
+    )
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    async with rig.client() as client:
+        first = await post(client, form, headers, "twilio")
+        again = await post(client, form, headers, "twilio")
+        bad = await post(client, b"\xff\xfe", headers, "twilio")
+    assert [answer.status_code for answer in (first, again, bad)] == [202, 200, 400]
+    (offered,) = await rig.sent(telephony.CallOffered)
+    assert (offered.call_id, offered.source) == ("CA1", "twilio")
+    assert rig.vault.open(offered.customer_ref, offered.caller) == PHONE
+
+
+async def test_the_handshake_allows_the_origin_that_asks(rig):
+    async with rig.client() as client:
+        allowed = await client.options("/telephony/events", headers={"webhook-request-origin": "pbx.example"})
+        unknown = await client.options("/telephony/nobody", headers={"webhook-request-origin": "pbx.example"})
+    assert allowed.headers["webhook-allowed-origin"] == "pbx.example"
+    assert unknown.status_code == 404
+
+
+async def test_an_unknown_source_a_huge_body_and_a_slow_one(rig, monkeypatch):
+    monkeypatch.setattr("services.intake.door.telephony.BODY_WITHIN", 0.2)
+
+    async def slowly():
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with rig.client() as client:
+        nobody = await post(client, event(), source="nobody")
+        huge = await post(client, b" " * (MAX_BODY + 1))
+        slow = await client.post("/telephony/events", content=slowly(), headers=STRUCTURED)
+    assert [answer.status_code for answer in (nobody, huge, slow)] == [404, 413, 408]
+
+
+async def test_too_much_is_429_and_an_absent_database_503_each_with_retry_after(rig, monkeypatch):
+    async with rig.client() as client:
+        with monkeypatch.context() as full:
+            full.setattr(entry_room, "MOST_WAITING", 0)
+            busy = await post(client, event())
+
+        async def away(*_):
+            raise Transient("postgres is away")
+
+        with monkeypatch.context() as broken:
+            broken.setattr("chassis.outbox.store", away)
+            lost = await post(client, event())
+        kept = await post(client, event())
+    assert [(answer.status_code, answer.headers.get("retry-after")) for answer in (busy, lost, kept)] == [
+        (429, "1"), (503, "1"), (202, None),
+    ]  # fmt: skip
+
+
+def test_a_sources_file_is_checked_entry_by_entry(tmp_path):
+    path = tmp_path / "sources.yaml"
+
+    def fault(text):
+        path.write_text(text)
+        with pytest.raises(Misconfigured) as refusal:
+            load_sources(path, "127.0.0.1")
+        return str(refusal.value)
+
+    assert "not a list" in fault("name: x")
+    assert "entry 1: kind" in fault("- {name: a, kind: fax}") or "entry 1" in fault("- {name: a, kind: fax}")
+    assert "secret_files" in fault("- {name: a, kind: cloudevents, auth: standard}")
+    assert "twilio calls" in fault("- {name: a, kind: twilio, auth: twilio, secret_files: [x]}").lower()
+    assert "taken" in fault("- {name: a, kind: cloudevents}\n- {name: a, kind: cloudevents}")
+    assert "host" in fault("- {name: a, kind: asterisk}")
+    assert "secret_file" in fault("- {name: a, kind: asterisk, host: pbx}")
+    path.write_text(
+        "- {name: open, kind: cloudevents, auth: none}\n- {name: p, kind: asterisk, queue_log: /l}"
+    )
+    assert isinstance(load_sources(path, "127.0.0.1")["p"], Pbx)
+    with pytest.raises(Misconfigured, match="loopback"):
+        load_sources(path, "0.0.0.0")

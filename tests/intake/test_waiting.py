@@ -1,0 +1,194 @@
+"""What a waiting caller is told, through HTTP and FastAGI, and that it was told is an event."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from chassis.clock import utc_now
+from schemas import telephony
+from services.intake.contact import Contact, Visit
+from services.intake.door.access import Access
+from services.intake.door.scripts import scripts
+from services.intake.waiting.agi import AgiServer
+from tests.intake.door import DoorRig
+
+PHONE = "+8613800138000"
+
+
+@pytest.fixture
+def rig(stage_database, vault):
+    return DoorRig(stage_database, vault)
+
+
+def waiting(call_id, since, **more):
+    queued = utc_now() - since
+    visit = Visit(number=1, queue="cards", queued_at=queued)
+    return Contact(call_id=call_id, first_at=queued, phase="queued", visits=(visit,), **more)
+
+
+def served(number, wait_s, ago_s, agent="agent-1", talk_s=60):
+    answered = utc_now() - timedelta(seconds=ago_s)
+    visit = Visit(
+        number=1,
+        queue="cards",
+        queued_at=answered - timedelta(seconds=wait_s),
+        answered_at=answered,
+        agent=agent,
+        wait_ms=wait_s * 1000,
+        talk_ms=talk_s * 1000,
+        talk_ended_at=answered + timedelta(seconds=talk_s),
+    )
+    return Contact(call_id=f"past-{number}", first_at=answered, phase="recorded", visits=(visit,))
+
+
+def history():
+    return [served(n, 60, 2000 - 60 * n, f"agent-{n % 2}") for n in range(30)]
+
+
+async def test_position_and_estimate_are_told_and_kept(rig):
+    await rig.calls(*history(), *(waiting(f"call-{n}", timedelta(seconds=90 - 10 * n)) for n in range(4)))
+    async with rig.client() as client:
+        answer = (await client.get("/queues/cards/guidance?call_id=call-2&lang=en")).json()
+    assert answer["position"] == 3
+    assert answer["basis"] == "history"
+    assert 0 < answer["estimate_ms"] <= answer["about_ms"] <= answer["at_most_ms"]
+    assert "number 3" in answer["say"][1]["text"]
+    (told,) = await rig.sent(telephony.PositionTold)
+    assert (told.call_id, told.queue, told.visit, told.position) == ("call-2", "cards", 1, 3)
+    assert (told.estimate_ms, told.about_ms, told.at_most_ms) == (
+        answer["estimate_ms"], answer["about_ms"], answer["at_most_ms"],
+    )  # fmt: skip
+
+
+async def test_a_priority_caller_stands_further_ahead(rig):
+    visit = Visit(number=1, queue="cards", queued_at=utc_now() - timedelta(seconds=10), priority=1)
+    priority = Contact(call_id="gold", first_at=utc_now(), phase="queued", visits=(visit,))
+    await rig.calls(*(waiting(f"call-{n}", timedelta(seconds=60)) for n in range(3)), priority)
+    async with rig.client() as client:
+        answer = (await client.get("/queues/cards/guidance?call_id=gold")).json()
+    assert answer["position"] == 1
+
+
+async def test_without_history_the_reason_is_said_instead_of_a_number(rig):
+    await rig.calls(waiting("call-1", timedelta(seconds=5)))
+    async with rig.client() as client:
+        answer = (await client.get("/queues/cards/guidance?call_id=call-1&lang=en")).json()
+    assert (answer["position"], answer["estimate_ms"], answer["unknown_because"]) == (1, None, "no_history")
+    assert "cannot say" in " ".join(prompt["text"] for prompt in answer["say"])
+
+
+async def test_an_unknown_call_is_404_and_nothing_is_kept(rig):
+    async with rig.client() as client:
+        response = await client.get("/queues/cards/guidance?call_id=nobody")
+    assert response.status_code == 404
+    assert await rig.sent(telephony.PositionTold) == []
+
+
+async def test_the_open_case_is_told_only_to_who_has_proved_who_he_is(rig):
+    await rig.calls(waiting("call-1", timedelta(seconds=5), customer_ref="c-1"))
+    async with rig.database.session() as tx:
+        await tx.execute(
+            "insert into cases (case_id, case_no, customer_ref, recorded_at, state, department, changed_at)"
+            " values (gen_random_uuid(), 'C-20261123-004217-6', 'c-1', now(), 'in_progress', 'cards', now())"
+        )
+    async with rig.client() as client:
+        secret = await client.get("/queues/cards/guidance?call_id=call-1&lang=en")
+        proved = await client.get("/queues/cards/guidance?call_id=call-1&lang=en&identified=true")
+    assert "004217" not in secret.text
+    assert "C-20261123-004217-6" in proved.text
+    assert "cards department is working" in proved.text
+
+
+async def test_a_question_is_answered_or_said_to_be_unknown(rig):
+    await rig.calls(waiting("call-1", timedelta(seconds=5)))
+    async with rig.client() as client:
+        known = (await client.get("/queues/cards/guidance", params={
+            "call_id": "call-1", "lang": "zh", "question": "银行卡丢了怎么挂失",
+        })).json()  # fmt: skip
+        unknown = (await client.get("/queues/cards/guidance", params={
+            "call_id": "call-1", "lang": "zh", "question": "红烧肉怎么做才好吃",
+        })).json()  # fmt: skip
+    assert known["answers"]
+    assert unknown["answers"] == []
+    assert "nothing_found" in [prompt["kind"] for prompt in unknown["say"]]
+    assert (await rig.sent(telephony.PositionTold))[0].answers == tuple(known["answers"])
+
+
+async def test_a_reason_is_masked_and_sealed_for_the_agent(rig):
+    ref = rig.vault.customer_ref(PHONE)
+    await rig.calls(waiting("call-1", timedelta(seconds=5), customer_ref=ref))
+    async with rig.client() as client:
+        said = "我的信用卡 4111 1111 1111 1111 被盗刷了"
+        topic = (await client.post("/calls/call-1/reason", json={"said": said})).json()["topic"]
+        digit = (await client.post("/calls/call-1/reason", json={"said": "1"})).json()["topic"]
+    first, second = await rig.sent(telephony.ReasonCaptured)
+    assert (first.topic, second.topic, second.digit, second.text) == (topic, digit, "1", None)
+    opened = rig.vault.open(first.customer_ref, first.text)
+    assert "被盗刷" in opened
+    assert "4111 1111 1111 1111" not in opened
+
+
+async def test_a_callback_needs_a_number_that_can_be_called(rig):
+    await rig.calls(
+        waiting("anonymous", timedelta(seconds=5)), waiting("known", timedelta(seconds=5), customer_ref="c-1")
+    )
+    async with rig.client() as client:
+        none = await client.post("/calls/anonymous/callback", json={"queue": "cards"})
+        wrong = await client.post("/calls/anonymous/callback", json={"queue": "cards", "number": "12"})
+        given = await client.post(
+            "/calls/anonymous/callback", json={"queue": "cards", "number": "138 0013 8000"}
+        )
+        own = await client.post("/calls/known/callback", json={"queue": "cards"})
+    assert [answer.status_code for answer in (none, wrong, given, own)] == [422, 422, 202, 202]
+    first, second = await rig.sent(telephony.CallbackRequested)
+    assert rig.vault.open(rig.vault.customer_ref(PHONE), first.number) == PHONE
+    assert second.number is None
+
+
+async def test_the_wallboard_shows_what_is_known_and_null_for_what_is_not(rig):
+    await rig.calls(*(waiting(f"call-{n}", timedelta(seconds=40)) for n in range(2)))
+    async with rig.client() as client:
+        (line,) = (await client.get("/queues")).json()
+    assert (line["queue"], line["in_queue"], line["on_contact"]) == ("cards", 2, 0)
+    assert line["oldest_contact_age_s"] == pytest.approx(40, abs=5)
+    assert (line["staffed"], line["estimate_s"], line["unknown_because"]) == (None, None, "no_agent_seen")
+
+
+async def test_asterisk_is_told_the_same_over_fastagi(rig):
+    await rig.calls(*history(), waiting("call-1", timedelta(seconds=5)))
+    running = asyncio.create_task(rig.house.entry.run())
+    async with AgiServer(scripts(rig.assistant), port=0) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(
+            b"agi_network_script: guidance?call=call-1&queue=cards\nagi_language: en\nagi_uniqueid: x\n\n"
+        )
+        variables = {}
+        while not (line := await reader.readline()).startswith(b"SET VARIABLE HOTLINE_RESULT"):
+            _, _, name, value = line.decode().rstrip("\n").split(" ", 3)
+            variables[name] = value
+            writer.write(b"200 result=1\n")
+        writer.write(b"200 result=1\n")
+        writer.close()
+    running.cancel()
+    assert variables["HOTLINE_POSITION"] == '"1"'
+    assert int(variables["HOTLINE_PROMPTS"].strip('"')) >= 3
+    (told,) = await rig.sent(telephony.PositionTold)
+    assert (told.call_id, told.position, told.language) == ("call-1", 1, "en")
+
+
+async def test_the_ivr_needs_its_role(rig, tmp_path):
+    tokens = tmp_path / "tokens.yaml"
+    from hashlib import sha256
+
+    tokens.write_text(
+        f"- {{name: pbx, roles: [ivr], token_sha256: {sha256(b'right').hexdigest()}}}\n"
+        f"- {{name: desk, roles: [agent], token_sha256: {sha256(b'desk').hexdigest()}}}\n"
+    )
+    rig.house.access = Access.at(tokens)
+    async with rig.client() as client:
+        codes = [
+            (await client.get("/queues", headers={"authorization": f"Bearer {token}"})).status_code
+            for token in ("right", "desk", "wrong")
+        ]
+    assert codes == [200, 403, 401]
