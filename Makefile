@@ -39,6 +39,7 @@ test: $(DEV) ## all tests, on a real Kafka and a real PostgreSQL
 lock: ## resolve requirements*.lock again from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml $(LOCK) -q -o requirements.lock
 	@uv pip compile pyproject.toml --extra dev $(LOCK) -q -o requirements-dev.lock
+	@uv pip compile pyproject.toml --extra dev --extra train $(LOCK) -q -o requirements-train.lock
 
 check: $(DEV) ## style, types, architecture, contract
 	@$(BIN)/ruff check .

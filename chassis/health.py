@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ def application(health: Health, registry: CollectorRegistry) -> Starlette:
 class Server:
     """An HTTP server inside a stage's event loop."""
 
-    def __init__(self, app: Starlette, host: str, port: int, port_file: Path | None) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, port_file: Path | None) -> None:
         config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="off")
         self._server = uvicorn.Server(config)
         self._port_file = port_file

@@ -25,7 +25,6 @@ from schemas import feedback, intake, resolver, telephony
 from schemas.case import Decision, Personal
 from schemas.envelope import BY_BODY, Body
 from schemas.topics import DEPARTMENTS
-from services.intake.door.entry import number_of
 
 OTHER_DEPARTMENT = {"branches": "payments"}
 
@@ -71,7 +70,7 @@ class People:
         handled = _types(telephony.CallAnswered)
         answered = [event for record in records if isinstance(event := read(record, handled), Event)]
         chosen = [(event, self._script_for(event.body.call_id)) for event in answered]
-        refs = [self._vault.customer_ref(number_of(script.phone)) for _, script in chosen]
+        refs = [self._vault.customer_ref(script.number) for _, script in chosen]
         await self._vault.ready(refs, create=True)
         await self._say([self._recording(event, script) for event, script in chosen])
         owed = _types(intake.CallbackScheduled)
@@ -92,7 +91,7 @@ class People:
         return self._call_scripts[call_id]
 
     def _recording(self, event: Event[Any], script: Script) -> Outgoing:
-        ref = self._vault.customer_ref(number_of(script.phone))
+        ref = self._vault.customer_ref(script.number)
         personal = Personal(
             name=script.name, phone=script.phone, summary=script.summary, demand=script.demand
         )

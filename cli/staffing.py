@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
+from chassis.clock import utc_now
 from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
 
 staffing_app = typer.Typer(help="Load and staffing: intervals, forecast, plan.", no_args_is_help=True)
@@ -23,7 +24,7 @@ HISTORY = timedelta(weeks=8)
 def _day(text: str, zone: str) -> tuple[date, ZoneInfo]:
     try:
         tz = ZoneInfo(zone)
-        return (date.fromisoformat(text) if text else datetime.now(tz).date()), tz
+        return (date.fromisoformat(text) if text else utc_now().astimezone(tz).date()), tz
     except (ValueError, ZoneInfoNotFoundError) as error:
         raise typer.Exit(
             say("not a day or zone", str(error), "--date 2026-12-01 --zone Asia/Shanghai", USAGE)
@@ -60,10 +61,9 @@ def intervals(
             return rows, await store.refusals(tx, since, until)
 
     rows, refused = run(work())
-    chosen = [row for row in rows if not queue or row.queue == queue]
-    turned = [row for row in refused if not queue or row.queue == queue]
-    found = by_interval(chosen, turned, since=since, until=until, tz=tz, merged=not queue)
-    busy = [one for one in found if one.offered or one.refused]
+    # All rows, whatever queue is asked for: its agents also worked in others.
+    found = by_interval(rows, refused, since=since, until=until, tz=tz, merged=not queue)
+    busy = [one for one in found if (one.offered or one.refused) and queue in ("", one.queue)]
     document = [_interval(one) for one in busy]
     if json:
         show.as_json({"date": str(which), "zone": zone, "queue": queue or "*", "intervals": document})
@@ -134,7 +134,8 @@ def _expected(folder: Path, day: date, tz: ZoneInfo, queue: str) -> tuple[Sequen
     from services.intake.staffing.forecast import trust
     from services.intake.staffing.intervals import HALF_HOUR, interval_of
 
-    until, _ = _bounds(day, tz)
+    # Whole days only: today is not over.
+    until = min(_bounds(day, tz)[0], _bounds(utc_now().astimezone(tz).date(), tz)[0])
 
     async def work() -> tuple[dict[datetime, int], float | None]:
         async with connected(World(folder).place(), "intake") as database, database.session() as tx:
@@ -218,8 +219,14 @@ def _line(line: Any) -> dict[str, Any]:
         "rostered": line.rostered if line.rostered is not None else "— no roster",
         "gap": line.gap if line.gap is not None else "— no roster",
         "service_level": round(line.service_level, 3) if line.service_level is not None else "— no calls",
-        "occupancy": round(line.occupancy, 3) if line.occupancy is not None else "— no calls",
+        "occupancy": round(line.occupancy, 3) if line.occupancy is not None else f"— {_why_none(line)}",
     }
+
+
+def _why_none(line: Any) -> str:
+    from services.intake.staffing import plan as planning
+
+    return (planning.NOBODY_CALLS if line.service_level is None else planning.NOBODY_THERE)["en"]
 
 
 def _sentence(line: Any, given: Any, what_if: int) -> dict[str, str]:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import yaml
 
+from services.intake.door.entry import number_of
+
 Plot = Literal["straight", "return_once", "first_contact", "withdraw", "silent"]
 
 
@@ -40,6 +42,11 @@ class Script:
     root_cause: str
     rating: Rating
     plot: Plot
+
+    @property
+    def number(self) -> str:
+        """The telephone number as the hotline writes it."""
+        return number_of(self.phone) or self.phone
 
 
 @cache

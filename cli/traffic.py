@@ -126,7 +126,8 @@ class Telephony:
 
     async def publish(self, facts: Sequence[Mapped]) -> None:
         """Seal and send a run of call events, in order; tries until it works, as an adapter must."""
-        refs = [self._vault.customer_ref(number_of(fact.phone)) for fact in facts if fact.phone]
+        numbers = {number_of(fact.phone) for fact in facts}
+        refs = [self._vault.customer_ref(number) for number in numbers if number]
         await insist(partial(self._vault.ready, refs, create=True))
         await insist(partial(self._publisher.publish, [self._message(fact) for fact in facts]))
 

@@ -69,6 +69,17 @@ def test_a_slot_is_a_half_hour_of_the_zone_asked_for():
     assert all(slot.end - slot.start == timedelta(minutes=30) for slot in slots)
 
 
+@pytest.mark.parametrize("hours", [1, 12, 24])
+def test_slots_may_be_as_long_as_a_day(hours):
+    calls = {}
+    for start, count in history(28, week).items():
+        at = start.replace(hour=start.hour // hours * hours, minute=0)
+        calls[at] = calls.get(at, 0) + count
+    slots = forecast(calls, MONDAY, SHANGHAI, every=timedelta(hours=hours))
+    assert len(slots) == 24 // hours
+    assert sum(expected(slots)) == pytest.approx(sum(round(often) for often in week(MONDAY)))
+
+
 def test_weekdays_keep_their_own_level_shape_and_closing():
     calls = history(42, week, seed=1)
     monday = sum(expected(forecast(calls, MONDAY, SHANGHAI)))

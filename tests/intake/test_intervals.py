@@ -16,6 +16,7 @@ from services.intake.sources.asterisk import replay
 from services.intake.staffing.intervals import (
     ALL_QUEUES,
     AWAY,
+    NAMES,
     REASONS,
     SERVICE_LEVEL,
     Figure,
@@ -72,6 +73,7 @@ def test_an_interval_counts_what_was_queued_in_it():
     assert (first.offered, first.answered, first.answered_within) == (7, 3, 1)
     assert (first.abandoned, first.abandoned_short, first.left_otherwise, first.waiting) == (2, 1, 1, 1)
     assert first.refused == 1
+    assert first.answer_rate == Figure(3 / 6)
     assert first.service_level == Figure(1 / (3 + 2 - 1))
     assert first.average_speed_of_answer_ms == Figure(25_000)
     assert first.average_handling_time_ms == Figure(90_000)
@@ -166,9 +168,12 @@ def test_what_cannot_be_computed_is_none_with_a_reason_in_both_languages():
     unnamed = count(answered(at(1), 0, 60, agent=None), answered(at(2), 0, 60), minutes=60)
     assert unnamed[0].occupancy == Figure(None, Missing.AGENT_UNKNOWN)
     assert total(unnamed).occupancy == Figure(None, Missing.AGENT_UNKNOWN)
+    assert all(isinstance(getattr(empty, name), Figure) for name in NAMES)
+    assert waiting.answer_rate == Figure(None, Missing.NO_CALLS)
     assert set(REASONS) == set(Missing)
     assert all(
-        set(words) == {"zh", "en"} and all(words.values()) for words in [*REASONS.values(), SERVICE_LEVEL]
+        set(words) == {"zh", "en"} and all(words.values())
+        for words in [*REASONS.values(), *NAMES.values(), SERVICE_LEVEL]
     )
 
 

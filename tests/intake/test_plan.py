@@ -190,6 +190,13 @@ def test_a_shift_past_midnight_belongs_to_the_day_it_began():
     assert list(known.rostered(slots).values()) == [0, 3, 3, 3, 3, 3, 0, 0]
 
 
+def test_a_shift_from_a_time_to_the_same_time_is_around_the_clock():
+    shift = {"days": ["mon"], "from": "08:00", "to": "08:00", "agents": 2}
+    known = Assumptions.model_validate({"aht_s": 180, "roster": [shift]})
+    slots = [slot(7.5), slot(8), slot(23), slot(31), slot(32)]
+    assert list(known.rostered(slots).values()) == [0, 2, 2, 2, 0]
+
+
 def test_a_shift_counts_only_where_it_is_there_for_the_whole_slot():
     late = {"days": ["mon"], "from": "09:15", "to": "24:00", "agents": 4}
     early = {"days": ["mon"], "from": "00:00", "to": "02:45", "agents": 1}

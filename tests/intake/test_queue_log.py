@@ -169,6 +169,13 @@ def test_a_second_visit_may_stand_before_the_end_of_the_first_talk():
     ]
 
 
+def test_who_leaves_the_same_queue_while_the_first_talk_is_not_yet_over_leaves_the_second_visit():
+    lines = [JOIN, CONNECT, JOIN.replace("1795479579|", "1795479592|", 1)]
+    assert one(*lines, "1795479593|1795479578.339|cards|NONE|ABANDON|1|1|1").visit == 2
+    talk = "1795479592|1795479578.339|cards|Agent/1001|COMPLETEAGENT|3|10|1"
+    assert one(*lines, "1795479593|1795479578.339|cards|NONE|ABANDON|1|1|1", talk).visit == 1
+
+
 def test_equal_lines_are_two_facts_and_a_second_reading_is_none():
     tried = "1795479584|1795479578.339|cards|Agent/1002|RINGNOANSWER|0"
     first, second = QueueLog("pbx").feed([tried, tried])
@@ -239,6 +246,8 @@ def test_memory_is_bounded_by_the_latest_channels(monkeypatch):
     log.feed(f"1795479579|1795479578.{number}|cards|NONE|ENTERQUEUE||1|1" for number in range(30))
     assert list(log._channels) == [f"1795479578.{number}" for number in range(20, 30)]
     log.feed(f"1795479579|NONE|NONE|NONE|{verb}|" for verb in map("A".__mul__, range(1, 500)))
+    log.feed(f"{1795479600 + second}|1795479578.1|cards|A|RINGNOANSWER|1" for second in range(50))
+    assert len(log._equal) == 1
     assert len(log.unused) == 101
     assert sum(log.unused.values()) == 499
 

@@ -87,6 +87,8 @@ def test_a_body_written_anew_does_not_fit():
         ({"Webhook-Timestamp": "٣"}, "malformed"),
         ({"Webhook-Timestamp": "9" * 400}, "malformed"),
         ({"Webhook-Timestamp": "nan"}, "malformed"),
+        ({"Webhook-Id": "ü"}, "malformed"),
+        ({"Webhook-Id": "\ud83d"}, "malformed"),
         ({"Webhook-Id": ""}, "missing"),
         ({"Webhook-Timestamp": ""}, "missing"),
         ({"Webhook-Signature": ""}, "missing"),
@@ -233,6 +235,12 @@ def test_a_body_that_the_address_does_not_vouch_for_is_refused():
 )
 def test_twilios_signature_is_refused_with_the_reason(url, signature, reason):
     assert refused(verify_twilio, url, DOCUMENTED, signature, "12345") == reason
+
+
+def test_an_address_that_is_none_is_refused_whatever_is_sent():
+    for content in ({}, b"{}"):
+        for url in ("https://[::1/?bodySHA256=00", "https://h.example:99999/?bodySHA256=00"):
+            assert refused(verify_twilio, url, content, "AAAA", "12345") == "malformed"
 
 
 def test_the_address_is_signed_byte_for_byte():

@@ -146,13 +146,13 @@ def _refuse_twice(what: str, names: Iterable[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Checklist:
-    """What one case needs: `items` in the order of asking, and the codes of those that are `required`."""
+    """What one case needs: its `items`, and the codes of those `required`, both in the order of asking."""
 
     name: str
     version: int
     title: Wording
     items: tuple[Item, ...]
-    required: frozenset[str]
+    required: tuple[str, ...]
     read_back_weight: int
     zone: ZoneInfo
 
@@ -212,7 +212,7 @@ class Checklists(_Entry):
             version=self.version,
             title=Wording(zh=listing.zh, en=listing.en),
             items=tuple(items),
-            required=frozenset(item.code for item in items if required[item.code]),
+            required=tuple(item.code for item in items if required[item.code]),
             read_back_weight=self.read_back_weight,
             zone=self.zone,
         )
@@ -224,7 +224,7 @@ class Checklists(_Entry):
 
 
 def _check_composed(checklist: Checklist) -> None:
-    if "summary" not in checklist.required or not checklist.required & {"demand", "suggestion"}:
+    if "summary" not in checklist.required or not {"demand", "suggestion"} & {*checklist.required}:
         raise ValueError(f"{checklist.name}: summary, and demand or suggestion, must be required")
     earlier: dict[str, Item] = {}
     for item in checklist.items:

@@ -89,11 +89,10 @@ class _Hit:
     shown: str
 
 
-_CARD_STARS = r"\*{4} \*{4} \*{4} "
 _SHOWN = re.compile(
-    rf"{_CARD_STARS}[0-9]{{4}}(?![0-9])"
+    r"\*{4} \*{4} \*{4} [0-9]{4}(?![0-9])"
     r"|(?<![0-9])[0-9]{3}\*{11}[0-9]{3}[0-9X](?![0-9])"
-    r"|(?<![0-9A-Za-z])[A-Z]{2}\*{4}[0-9A-Z]{4}(?![0-9A-Za-z])"
+    r"|[A-Z]{2}\*{4}[0-9A-Z]{4}(?![0-9A-Za-z])"
     r"|(?:\+[0-9]{1,3}|(?<![0-9])[0-9]{3,4})\*{4}[0-9]{1,4}(?![0-9])"
 )
 """What `mask` leaves. Its visible digits belong to nothing else, or masking again would find more."""
@@ -103,7 +102,7 @@ def _search(plain: str) -> list[_Hit]:
     hits: list[_Hit] = []
     closed = [match.span() for match in _SHOWN.finditer(plain)]
     again = True
-    while again:  # a number that was found may leave a dictated one beside it alone
+    while again:  # a number that was found may free another that was joined or glued to it
         again = False
         for finder in _FINDERS:
             new = [hit for start, end in _between(closed, len(plain)) for hit in finder(plain, start, end)]
@@ -123,8 +122,6 @@ def _between(closed: list[tuple[int, int]], length: int) -> Iterator[tuple[int, 
 
 _WORD = re.compile(r"[0-9A-Za-z]+")
 _IBAN_START = re.compile(r"[A-Za-z]{2}[0-9]{2}")
-_GOES_ON = re.compile(rf"[0-9A-Za-z]|{_CARD_STARS}")
-"""What follows a word that was longer before a number glued to it was masked."""
 
 
 def _ibans(plain: str, start: int, end: int) -> Iterator[_Hit]:
@@ -142,8 +139,8 @@ def _ibans(plain: str, start: int, end: int) -> Iterator[_Hit]:
 
 def _last_word(plain: str, words: list[re.Match[str]], first: int) -> int | None:
     """Find the word with which the IBAN that starts with word `first` ends; a country has one length."""
-    number, start = "", words[first].start()
-    if not _IBAN_START.match(words[first].group()) or _WORD.match(plain[start - 1 : start]):
+    number = ""
+    if not _IBAN_START.match(words[first].group()):
         return None
     for at in range(first, len(words)):
         if at > first and plain[words[at - 1].end() : words[at].start()] not in {" ", "-"}:
@@ -151,8 +148,7 @@ def _last_word(plain: str, words: list[re.Match[str]], first: int) -> int | None
         number += words[at].group()
         if len(number) > 34:
             return None
-        whole = not _GOES_ON.match(plain, words[at].end())
-        if len(number) >= 15 and whole and iban.is_valid(number, check_country=False):
+        if len(number) >= 15 and iban.is_valid(number, check_country=False):
             return at
     return None
 

@@ -14,6 +14,8 @@ import uvloop
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis.clock import utc_now
 from chassis.faults import Misconfigured, Transient, backoff, is_transient
@@ -30,7 +32,7 @@ from chassis.settings import load_settings
 from chassis.vault import SCHEMA, FileKey, Vault
 from schemas.telephony import ManifestPublished
 from services.intake.app import STAGE
-from services.intake.door import customers, ledger, telephony, waiting
+from services.intake.door import customers, desk, ledger, telephony, waiting
 from services.intake.door.access import Access
 from services.intake.door.assistant import Assistant
 from services.intake.door.cases import CaseView
@@ -42,6 +44,7 @@ from services.intake.door.sources import DEFAULT, Pbx, Webhook, load_sources
 from services.intake.waiting.agi import AgiServer
 
 DECLARE_EVERY = 10.0
+PRUNE_EVERY = 60.0
 STOP_WITHIN = 10.0
 EXIT_MISCONFIGURED = 78
 
@@ -108,6 +111,7 @@ class Door:
         self._background += [
             self._relay.run_relay(),
             asyncio.create_task(self._for_ever(self._declare, DECLARE_EVERY)),
+            asyncio.create_task(self._for_ever(self._prune, PRUNE_EVERY)),
         ]
         await self._until_there("kafka", self._cases.subscription.start)
         self._log.info("started")
@@ -161,24 +165,33 @@ class Door:
             await ledger.declared(tx, FEED, numbers[1])
         self._declared_from = now
 
+    async def _prune(self) -> None:
+        settings = self._settings
+        async with self._database.session() as tx:
+            await ledger.prune(tx, settings.keep_deliveries, settings.keep_refused)
+
     def _facts(self) -> dict[str, Any]:
         return {"part": "door", "pid": os.getpid(), "agi_port": self._agi.port}
 
 
 def web(
     house: House, health: Health, assistant: Assistant, sources: Mapping[str, Webhook | Pbx] = DEFAULT
-) -> FastAPI:
+) -> ASGIApp:
     """Build the HTTP application: every room's routes, health, metrics, and one way to say no."""
     app = FastAPI(
         title="hotline intake",
         description="Telephony in, waiting callers informed, cases recorded.",
         version="1",
+        # The pages that show the schema load scripts from elsewhere: the schema itself is enough.
+        docs_url=None,
+        redoc_url=None,
     )
     app.router.routes.extend(application(health, house.metrics.registry).routes)
 
     @app.exception_handler(Transient)
     async def away(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": "try_again", "why": str(error)}, 503, headers={"retry-after": "1"})
+        body = {"error": "try_again", "why": str(error), "next": "send the same again in a second"}
+        return JSONResponse(body, 503, headers={"retry-after": "1"})
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: Exception) -> Response:
@@ -188,12 +201,28 @@ def web(
             {"path": ".".join(str(part) for part in fault["loc"]), "problem": fault["msg"]}
             for fault in error.errors()
         ]
-        return JSONResponse({"error": "malformed", "faults": faults[:20]}, 422)
+        body = {
+            "error": "malformed",
+            "why": "fields are missing or wrong",
+            "next": "correct them, send again",
+        }
+        return JSONResponse({**body, "faults": faults[:20]}, 422)
 
-    app.router.routes.extend(telephony.routes(house, sources))
     app.include_router(waiting.router(house, assistant))
+    app.include_router(desk.router(house))
     app.include_router(customers.router(house))
-    return app
+    return _Front(app, Starlette(routes=telephony.routes(house, sources)))
+
+
+class _Front:
+    """Telephony's requests go straight to their room; everything else through the application."""
+
+    def __init__(self, application: ASGIApp, telephony_room: ASGIApp) -> None:
+        self._application, self._telephony = application, telephony_room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        room = self._telephony if scope.get("path", "").startswith("/telephony/") else self._application
+        await room(scope, receive, send)
 
 
 def main() -> None:

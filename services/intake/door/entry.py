@@ -30,6 +30,8 @@ Kept: TypeAlias = Literal["kept", "duplicate", "conflict"]
 FEED = "door"
 MOST_WAITING = 2_000
 MOST_AT_ONCE = 500
+COLLECT_S = 0.005
+"""While deliveries come faster than one by one, so long is waited for company: fewer transactions."""
 
 
 class Busy(Transient):
@@ -110,9 +112,13 @@ class Entry:
 
     async def run(self) -> None:
         """Keep what waits, batch by batch, for ever; cancel to stop."""
+        busy = False
         while True:
             await self._there.wait()
+            if busy:
+                await asyncio.sleep(COLLECT_S)
             self._there.clear()
+            busy = len(self._waiting) > 1
             while self._waiting:
                 items, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
                 await self._keep_all(items)
@@ -135,12 +141,8 @@ class Entry:
                 item.done.set_result(kept)
 
     async def _store(self, items: Sequence[_Item]) -> list[Kept]:
-        refs = [
-            self._vault.customer_ref(number_of(fact.phone))
-            for item in items
-            for fact in item.facts
-            if fact.phone
-        ]
+        numbers = {number_of(fact.phone) for item in items for fact in item.facts}
+        refs = [self._vault.customer_ref(number) for number in numbers if number]
         if refs:
             await self._vault.ready(refs, create=True)
         async with self._database.transaction() as tx:
@@ -207,18 +209,22 @@ def fact_id(fact: Mapped) -> UUID:
     return foreign_id("telephony", fact.key, at)
 
 
-def number_of(raw: str) -> str:
-    """Write a number in the one way by which its owner is found (E.164); an extension stays as it is."""
-    phone = normalise(raw)
-    return phone.number if phone else raw.strip()
+def number_of(raw: str | None) -> str | None:
+    """Write a number in the one way by which its owner is found (E.164); an extension stays as it is.
+
+    None for what is no number: all who withhold theirs would be one customer.
+    """
+    phone = normalise(raw) if raw else None
+    if phone is not None:
+        return phone.number
+    return raw.strip() if raw and raw.strip().isascii() and raw.strip().isdigit() else None
 
 
 def sealed(fact: Mapped, vault: Vault) -> Body:
     """Put the caller's number into the body, sealed; the caller's key must be at hand (`Vault.ready`)."""
-    body = fact.body
-    if not fact.phone:
+    body, number = fact.body, number_of(fact.phone)
+    if number is None:
         return body
-    number = number_of(fact.phone)
     ref = vault.customer_ref(number)
     cipher = vault.seal(ref, number)
     if isinstance(body, telephony.CallOffered):

@@ -1,6 +1,7 @@
 """The door's SQL about what came in: deliveries, numbers, positions, what was refused."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from chassis.postgres import Tx
@@ -84,6 +85,21 @@ async def refuse(tx: Tx, source: str, reason: str, explanation: str, sealed: byt
         explanation[:2000],
         sealed,
     )
+
+
+async def prune(tx: Tx, deliveries: timedelta, refused: timedelta, limit: int = 20_000) -> None:
+    """Forget deliveries, requests and refusals that have served their time, a little at a time."""
+    for table, column, keep in (
+        ("deliveries", "received_at", deliveries),
+        ("idempotency", "created_at", deliveries),
+        ("refused_deliveries", "received_at", refused),
+    ):
+        await tx.execute(
+            f"delete from {table} where ctid = any(array(select ctid from {table}"
+            f" where {column} < now() - $1::interval limit $2))",
+            keep,
+            limit,
+        )
 
 
 async def open_calls(tx: Tx, source: str, before: Any) -> list[str]:

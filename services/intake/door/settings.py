@@ -21,6 +21,7 @@ class DoorSettings(Settings):
     tokens_file: Path | None = None
     sources_file: Path | None = None
     verdict_within: timedelta = Field(default=timedelta(seconds=2), gt=timedelta(0), le=timedelta(seconds=30))
+    keep_deliveries: timedelta = timedelta(days=15)
     keep_refused: timedelta = timedelta(days=30)
 
     @model_validator(mode="after")

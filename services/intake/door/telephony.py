@@ -113,19 +113,27 @@ class Hook:
             body = await _body(request)
             await self._believe(request, body)
             outcome = await self._take(request, body)
-        except _TooMuch as error:
-            return self._count("refused", _no(error.status, error.code, str(error)))
-        except BadSignature as error:
-            await self._refuse(f"signature_{error.reason}", str(error), None)
-            return self._count("unbelieved", _no(401, f"signature_{error.reason}", str(error)))
-        except HTTPException as error:
-            return self._count("unbelieved", _no(error.status_code, "not_allowed", str(error.detail)))
-        except Busy as error:
-            return self._count("busy", _no(429, "busy", str(error), {"retry-after": "1"}))
         except (Transient, OSError) as error:
-            return self._count("away", _no(503, "try_again", str(error), {"retry-after": "1"}))
+            busy = isinstance(error, Busy)
+            refusal = _no(
+                429 if busy else 503, "busy" if busy else "try_again", str(error), {"retry-after": "1"}
+            )
+            return self._count("busy" if busy else "away", refusal)
+        except (BadSignature, HTTPException) as error:
+            return self._count("unbelieved", await self._unbelieved(error))
+        except (_TooMuch, BadPayload) as error:
+            status, code = (error.status, error.code) if isinstance(error, _TooMuch) else (400, "unreadable")
+            return self._count("refused", _no(status, code, str(error)))
         words = {200: "duplicate", 202: "kept", 400: "refused", 409: "conflict"}
         return self._count(words[outcome.status], JSONResponse(outcome.as_json(), outcome.status))
+
+    async def _unbelieved(self, error: BadSignature | HTTPException) -> Response:
+        """Say no, and keep for the audit that somebody tried; not what: who is not believed fills no disk."""
+        if isinstance(error, HTTPException):
+            await self._refuse("not_allowed", str(error.detail), None)
+            return _no(error.status_code, "not_allowed", str(error.detail))
+        await self._refuse(f"signature_{error.reason}", str(error), None)
+        return _no(401, f"signature_{error.reason}", str(error))
 
     def _count(self, word: str, response: Response) -> Response:
         self._house.metrics.received.labels(self._source.name, word).inc()
@@ -138,7 +146,7 @@ class Hook:
                 verify_standard(request.headers, body, self._source.secrets(), utc_now())
             case "twilio":
                 query = f"?{request.url.query}" if request.url.query else ""
-                content = _form(body) if _is_form(request) else body
+                content = _pairs(body) if _is_form(request) else body
                 verify_twilio(
                     f"{self._source.url}{query}",
                     content,
@@ -185,7 +193,7 @@ class Hook:
     def _read_one(self, body: bytes, now: datetime) -> Reading:
         name = self._source.name
         if self._source.kind == "twilio":
-            return twilio.facts(_form(body), now, name)
+            return twilio.facts(dict(_pairs(body)), now, name)
         payload = foreign.read_json(body, "")
         match self._source.kind:
             case "connect":
@@ -248,11 +256,9 @@ def _is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
 
 
-def _form(body: bytes) -> dict[str, str]:
+def _pairs(body: bytes) -> list[tuple[str, str]]:
     try:
-        return dict(
-            parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=False, max_num_fields=400)
-        )
+        return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=400)
     except (UnicodeDecodeError, ValueError):
         raise BadPayload("body", "is not a form in UTF-8") from None
 

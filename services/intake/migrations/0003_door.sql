@@ -47,6 +47,7 @@ create table idempotency (
     call_id      text not null,
     created_at   timestamptz not null default now()
 );
+create unique index idempotency_by_command on idempotency (command_id);
 create index idempotency_by_age on idempotency using brin (created_at);
 comment on table idempotency is 'Requests of agents by their key: the same again gets the same verdict.';
 

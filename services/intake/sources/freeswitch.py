@@ -58,6 +58,7 @@ def _seconds(value: object) -> datetime:
 Stamp = Annotated[datetime, BeforeValidator(_microseconds), AfterValidator(plausible)]
 Second = Annotated[datetime, BeforeValidator(_seconds), AfterValidator(plausible)]
 Said = Iterator[tuple[type[Body], dict[str, Any]]]
+"""Facts before they are bodies: kind, and what only this kind says."""
 
 
 class Position(Payload):
@@ -76,7 +77,7 @@ class _Event(Position):
         return ""
 
     def said(self) -> Said:
-        """Tell the facts: kind, and what only this kind says."""
+        """Tell the facts of the event."""
         yield from ()
 
 

@@ -40,6 +40,9 @@ def _from_milliseconds(value: object) -> object:
 
 Moment = Annotated[datetime, BeforeValidator(_from_milliseconds), AfterValidator(plausible)]
 
+Said = Iterator[tuple[type[Body], dict[str, Any]]]
+"""Facts before they are bodies: kind, and what only this kind says."""
+
 EndedBy = Literal["caller", "agent", "transfer", "system", "unknown"]
 _ENDED_BY: Mapping[str, EndedBy] = {
     "PEER": "caller",
@@ -74,7 +77,6 @@ class _Event(Payload):
     event_time: Moment
     conversation_id: Identifier
     session_id: Identifier
-    participant_id: Identifier | None = None
     media_type: Code = "VOICE"
     direction: Code = "UNKNOWN"
     disconnect_type: Code = "UNKNOWN"
@@ -84,8 +86,8 @@ class _Event(Payload):
         """The number that the event's fact is about, if it is about one."""
         return None
 
-    def said(self) -> Iterator[tuple[type[Body], dict[str, Any]]]:
-        """Tell the facts: kind, and what only this kind says."""
+    def said(self) -> Said:
+        """Tell the facts of the event."""
         yield from ()
 
 
@@ -97,13 +99,13 @@ class _CustomerStarted(_Event):
     def phone(self) -> str | None:
         return phone_of(self.ani)
 
-    def said(self) -> Iterator[tuple[type[Body], dict[str, Any]]]:
+    def said(self) -> Said:
         if self.direction == "INBOUND" and self.media_type == "VOICE":
             yield telephony.CallOffered, {"dialled": self.dnis.removeprefix("tel:")}
 
 
 class _CustomerEnded(_Event):
-    def said(self) -> Iterator[tuple[type[Body], dict[str, Any]]]:
+    def said(self) -> Said:
         if self.media_type == "VOICE":
             # None: the event tells how long the customer was connected, not how long the call was.
             yield telephony.CallEnded, {"cause": self.disconnect_type.lower(), "total_ms": None}
@@ -119,7 +121,7 @@ class _Queued(_Event):
     def phone(self) -> str | None:
         return phone_of(self.callback_numbers[0]) if self.callback_numbers else None
 
-    def said(self) -> Iterator[tuple[type[Body], dict[str, Any]]]:
+    def said(self) -> Said:
         if self.media_type == "CALLBACK":
             due_at = self.callback_scheduled_time
             yield telephony.CallbackRequested, {"queue": self.queue_id, "due_at": due_at}
@@ -132,7 +134,7 @@ class _QueueLeft(_Event):
     acd_outcome: Code = "UNKNOWN"
     connected_duration_ms: Count | None = None
 
-    def said(self) -> Iterator[tuple[type[Body], dict[str, Any]]]:
+    def said(self) -> Said:
         if self.media_type == "VOICE":
             reason = _LEFT.get(self.acd_outcome, "unknown")
             wait_ms = self.connected_duration_ms
@@ -144,7 +146,7 @@ class _Answered(_Event):
     answered_user_id: Code
     connected_duration_ms: Count
 
-    def said(self) -> Iterator[tuple[type[Body], dict[str, Any]]]:
+    def said(self) -> Said:
         visit = _visit(self, self.queue_id)
         agent, wait_ms = self.answered_user_id, self.connected_duration_ms
         yield telephony.CallAnswered, {**visit, "agent": agent, "wait_ms": wait_ms}
@@ -154,7 +156,7 @@ class _AgentStarted(_Event):
     user_id: Code
     queue_id: Code | None = None
 
-    def said(self) -> Iterator[tuple[type[Body], dict[str, Any]]]:
+    def said(self) -> Said:
         if self.queue_id:
             visit = _visit(self, self.queue_id)
             yield telephony.AgentOffered, {**visit, "agent": self.user_id, "result": "ringing"}
@@ -167,7 +169,7 @@ class _AgentEnded(_Event):
     held_duration_ms: Count | None = None
     alerting_duration_ms: Count | None = None
 
-    def said(self) -> Iterator[tuple[type[Body], dict[str, Any]]]:
+    def said(self) -> Said:
         if self.queue_id:
             yield self._talk(_visit(self, self.queue_id))
         mode = _TRANSFERS.get(self.disconnect_type)
@@ -192,7 +194,7 @@ class _WrappedUp(_Event):
     wrapup_duration_ms: Count
     wrapup_code: Code | None = None
 
-    def said(self) -> Iterator[tuple[type[Body], dict[str, Any]]]:
+    def said(self) -> Said:
         acw_ms, code = self.wrapup_duration_ms, self.wrapup_code
         yield telephony.WrapupDone, {"agent": self.user_id, "acw_ms": acw_ms, "code": code}
 

@@ -196,7 +196,7 @@ class Reconciler:
         if fact is None or not self._is_new(fact):
             return []
         leg = self._leg(fact.leg)
-        twin = _nearest(fact, [one for one in leg.fast if not one.guessed])
+        twin = _nearest(fact, leg.fast)
         if twin is not None:
             leg.fast.remove(twin)
             self._fast.pop(twin.mapped.key, None)

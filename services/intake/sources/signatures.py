@@ -3,7 +3,7 @@
 import hmac
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Literal
@@ -50,15 +50,13 @@ def verify_standard(
     name, stamp, given = (lower.get(f"webhook-{part}") for part in ("id", "timestamp", "signature"))
     if not (name and stamp and given):
         raise BadSignature("missing")
-    if not _TIMESTAMP.fullmatch(stamp):
-        raise BadSignature("malformed")
     signatures = [part for part in given.split(" ") if part.startswith("v1,")]
+    if not (name.isascii() and _TIMESTAMP.fullmatch(stamp) and signatures):
+        raise BadSignature("malformed")
     try:
         text, signed_at = body.decode(), datetime.fromtimestamp(int(stamp), UTC)
     except (UnicodeDecodeError, ValueError, OverflowError, OSError):
         raise BadSignature("malformed") from None
-    if not signatures:
-        raise BadSignature("malformed")
     if not any(
         _same(signer.sign(name, signed_at, text), signature) for signer in signers for signature in signatures
     ):
@@ -98,6 +96,7 @@ def verify_twilio(
     if not signature:
         raise BadSignature("missing")
     algorithm = _algorithm(settings)
+    addresses = _with_and_without_port(url)
     if isinstance(content, bytes):
         _verify_digest(url, content)
         fields = ""
@@ -105,7 +104,7 @@ def verify_twilio(
         pairs = content.items() if isinstance(content, Mapping) else content
         fields = "".join(name + value for name, value in sorted(set(pairs)))
     tokens = (token,) if isinstance(token, str) else token
-    for address in _with_and_without_port(url):
+    for address in addresses:
         signed = (address + fields).encode(errors="surrogatepass")
         for key in filter(None, tokens):
             if _same(b64encode(hmac.digest(key.encode(), signed, algorithm)).decode(), signature):
@@ -129,7 +128,7 @@ def _algorithm(settings: str | None) -> str:
     return algorithm
 
 
-def _with_and_without_port(url: str) -> Iterator[str]:
+def _with_and_without_port(url: str) -> list[str]:
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -137,8 +136,9 @@ def _with_and_without_port(url: str) -> Iterator[str]:
         raise BadSignature("malformed") from None
     host = parts.netloc.removesuffix(f":{port}")
     default = 443 if parts.scheme == "https" else 80
-    for netloc in (host, f"{host}:{port or default}"):
-        yield url.replace(f"//{parts.netloc}", f"//{netloc}", 1)
+    return [
+        url.replace(f"//{parts.netloc}", f"//{netloc}", 1) for netloc in (host, f"{host}:{port or default}")
+    ]
 
 
 def _same(ours: str, theirs: str) -> bool:

@@ -73,6 +73,7 @@ def _moment(value: object) -> object:
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_moment), AfterValidator(plausible)]
 Said = Iterator[tuple[type[Body], dict[str, Any]]]
+"""Facts before they are bodies: kind, and what only this kind says."""
 
 
 class _Spelt(Payload):
@@ -188,7 +189,7 @@ class _Task(_Spelt):
         return self.task_sid
 
     def said(self) -> Said:
-        """Tell the facts: kind, and what only this kind says."""
+        """Tell the facts of the event."""
         yield from ()
 
 

@@ -77,8 +77,8 @@ def service_level(
         raise ValueError(f"an answer within {within} is impossible; give 0 s or more")
     if patience is not None:
         return ErlangA(agents, load, aht, patience).service_level(within)
+    _countable(agents, load)
     if agents <= load:
-        blocking(agents, load)  # bad numbers are an error here too
         return 0.0
     return 1 - wait_probability(agents, load) * math.exp(-(agents - load) * (within / aht))
 

@@ -195,7 +195,9 @@ def _apart(these: Sequence[_Counts], those: Sequence[_Counts]) -> float:
         )
         for left, right in zip(one, other, strict=True)
     )
-    differences, chances, calls = (sum(of) for of in zip(*slots[: -max(1, len(slots) // 24)], strict=True))
+    differences, chances, calls = (
+        sum(of) for of in zip(*slots[: len(slots) - len(slots) // 24], strict=True)
+    )
     return (differences - chances) / calls if calls else 1.0
 
 
@@ -293,7 +295,7 @@ def _errors(days: _Days, lead: timedelta) -> _Errors:
 def _band(errors: _Errors, mean: float) -> tuple[float, float]:
     """Give the band about a mean: the quantiles of the errors of slots of like size."""
     if len(errors.sizes) < _NEIGHBOURS:
-        # Nothing to learn from yet: twice the variance of chance alone, as in the calls seen.
+        # Too few to learn from: twice the variance of chance alone.
         far = 1.2816 * math.sqrt(2 * mean)
         return max(0.0, mean - far), mean + far
     middle = bisect_left(errors.sizes, mean)

@@ -33,6 +33,19 @@ SERVICE_LEVEL: Mapping[str, str] = MappingProxyType(
 """The definition of the service level (of which there are several in the field), to print beside it."""
 
 
+NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "answer_rate": {"zh": "接通率", "en": "answer rate"},
+        "service_level": {"zh": "限时接通率", "en": "service level"},
+        "average_speed_of_answer_ms": {"zh": "平均等待时间", "en": "average speed of answer"},
+        "longest_wait": {"zh": "最长等待时间", "en": "longest wait"},
+        "average_handling_time_ms": {"zh": "平均处理时长", "en": "average handling time"},
+        "occupancy": {"zh": "坐席利用率", "en": "occupancy"},
+    }
+)
+"""What the figures of an `Interval` are called, as the field and the regulators print them."""
+
+
 class Missing(StrEnum):
     """Why a figure cannot be computed."""
 
@@ -123,6 +136,11 @@ class Interval:
     longest_wait_ms: int | None
     agents_busy_ms: int | None
     staffed_ms: int | None
+
+    @property
+    def answer_rate(self) -> Figure:
+        """Share 0..1 of the calls that no longer wait which an agent answered."""
+        return _ratio(self.answered, self.offered - self.waiting, Missing.NO_CALLS)
 
     @property
     def service_level(self) -> Figure:
@@ -317,8 +335,8 @@ def _agents_times(
     for agent, spans in worked.items():
         shifts = _joined(spans, AWAY // _MS)
         staffed = [
-            (_ms(interval_of(_time(start), every, tz)[0]), _ms(interval_of(_time(end - 1), every, tz)[1]))
-            for start, end in shifts
+            (_ms(interval_of(_time(first), every, tz)[0]), _ms(interval_of(_time(last), every, tz)[1]))
+            for first, last in ((start, max(start, end - 1)) for start, end in shifts)
         ]
         # Work after one call while the next is talked is still one agent's time.
         times[agent] = _AgentTimes(grid.spread(_joined(spans, 0)), grid.spread(_joined(staffed, 0)))
@@ -338,7 +356,7 @@ def _joined(spans: Iterable[_Span], gap_ms: int) -> list[_Span]:
 
 def _counts(visits: Sequence[VisitRow], within: timedelta, short: timedelta) -> dict[str, int]:
     answered = [row for row in visits if row.answered_at is not None]
-    left = [row for row in visits if row.answered_at is None and row.left_reason is not None]
+    left = [row for row in visits if row.answered_at is None and (row.left_at or row.left_reason)]
     abandoned = [row for row in left if row.left_reason == "abandoned"]
     waits = [wait for row in answered if (wait := _wait(row)) is not None]
     gave_up = [wait for row in abandoned if (wait := _wait(row)) is not None]

@@ -216,7 +216,7 @@ _Target = Annotated[Target, BeforeValidator(lambda text: parse_target(str(text))
 
 
 class Shift(BaseModel):
-    """So many agents rostered on these weekdays between two times of day; `to` may be on the next day."""
+    """So many agents rostered on these weekdays between two times of day; `to` may be the next day's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

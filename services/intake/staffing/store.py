@@ -46,9 +46,10 @@ async def arrivals(tx: Tx, since: datetime, until: datetime, queue: str | None) 
 
 
 async def mean_handling_ms(tx: Tx, since: datetime, queue: str | None) -> float | None:
-    """Give the mean of talk and work after it since a moment, in milliseconds; None without talks."""
+    """Give the mean from the answer to the end of the work after it, in milliseconds; None without talks."""
     mean: float | None = await tx.fetchval(
-        "select avg(coalesce(talk_ms, 0) + acw_ms)::float8 from visits where answered_at >= $1"
+        "select avg(extract(epoch from talk_ended_at - answered_at) * 1000 + acw_ms)::float8"
+        " from visits where answered_at >= $1"
         " and talk_ended_at is not null and ($2::text is null or queue = $2)",
         since,
         queue,
