@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from chassis.clock import monotonic
+from chassis.clock import monotonic, utc_now
 from chassis.faults import Misconfigured, Transient
 from chassis.kafka import check_topics, lag_of
 from chassis.postgres import Database
@@ -104,7 +104,7 @@ def stack_status(world: World) -> dict[str, Any]:
 
 async def examine(world: World) -> list[tuple[bool, str, str]]:
     """Check the machine and the configuration: (fine, what, what to do)."""
-    found = [_python(), _packages(), _disk(world.folder), _loopback()]
+    found = [_python(), _packages(), _disk(world.folder), _loopback(), _calendar()]
     found += await _parts(world)
     return found
 
@@ -129,6 +129,17 @@ def _disk(folder: Path) -> tuple[bool, str, str]:
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free // 2**20
     return free > 1024, f"disk {free} MiB free at {existing}", "free at least 1 GiB"
+
+
+def _calendar() -> tuple[bool, str, str]:
+    from services.intake.waiting.hours import load_hours
+
+    until = load_hours().known_until
+    days = (until - utc_now().date()).days
+    left = f"{days} days" if days >= 0 else "over: only weekly hours count since then"
+    hint = "" if days >= 60 else "; enter the next ones in services/intake/waiting/hours.yaml"
+    # A word of warning, not a fault of this machine.
+    return True, f"opening hours: holidays and swapped days are known until {until} ({left}){hint}", ""
 
 
 def _loopback() -> tuple[bool, str, str]:

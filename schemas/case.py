@@ -81,7 +81,7 @@ class Attempt(Body):
 
 
 class Case(Body):
-    """Everything a department needs to work the case."""
+    """Everything a department needs to work the case; `follows` names an earlier case of the same matter."""
 
     case_id: UUID
     case_no: Code
@@ -98,6 +98,7 @@ class Case(Body):
     customer: Customer
     recorded_at: Moment
     completeness: Completeness | None = None
+    follows: UUID | None = None
     attempts: tuple[Attempt, ...] = ()
 
 

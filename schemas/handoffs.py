@@ -164,7 +164,7 @@ HANDOFFS: tuple[Handoff, ...] = (
     Handoff(router.CaseRejected, "feedback", _RESULT, True),
     Handoff(router.AssignmentRequested, "router", (router.CaseRouted, router.CommandRefused), True),
     Handoff(router.RejectionRequested, "router", (router.CaseRejected, router.CommandRefused), True),
-    Handoff(router.TimerFired, "router", (router.CommandRefused,), True),
+    Handoff(router.TimerFired, "router", (router.TriageOverdue, router.CommandRefused), True),
     Handoff(
         resolver.AcceptanceRequested,
         "resolver",
@@ -232,6 +232,8 @@ HANDOFFS: tuple[Handoff, ...] = (
                 resolver.CaseReturned,
                 resolver.CaseWithdrawn,
                 resolver.CaseEscalated,
+                # A person in triage decided meanwhile: another department has it, and its own time.
+                resolver.CaseDelivered,
             ),
             ACCEPT,
             "department",
@@ -288,6 +290,7 @@ TERMINAL: tuple[type[Body], ...] = (
     intake.CallbackCancelled,
     intake.CommandRefused,
     router.CaseParked,
+    router.TriageOverdue,
     router.CommandRefused,
     resolver.CaseAssigned,
     resolver.CaseAccepted,

@@ -160,6 +160,7 @@ class RecordingRequested(Request):
     sealed: Cipher
     decision: Decision | None = None
     completeness: Completeness | None = None
+    follows: UUID | None = None
 
 
 @message("intake.attachment-requested", topic=COMMANDS, key="call_id", kind=Kind.COMMAND)

@@ -10,12 +10,75 @@ CASES = "router.cases"
 COMMANDS = "router.commands"
 
 
+ACTIVATIONS = "router.activations"
+
+
 class RuleUsed(Body):
     """Why this department: the ruleset and the rule that matched."""
 
     ruleset: Code
     rule: Code
-    stage: Literal["hold", "rule", "triage", "ruling"]
+    stage: Literal["hold", "safety", "rule", "model", "triage", "ruling"]
+
+
+class Matched(Body):
+    """One comparison of the rule that decided: the field, what was expected, the value seen."""
+
+    field: Code
+    op: Code
+    expected: Line
+    seen: Line
+
+
+class Candidate(Body):
+    """A department and its calibrated probability."""
+
+    department: Code
+    p: float
+
+
+class Feature(Body):
+    """An n-gram that decided, masked, and what it added to the score."""
+
+    feature: Line
+    weight: float
+
+
+class ModelSaid(Body):
+    """What the classifier said, whether it was asked to decide or not."""
+
+    model: Code
+    sha256: Code
+    language: Code
+    top: tuple[Candidate, ...]
+    margin: float
+    known_share: float
+    threshold: float
+    evidence: tuple[Feature, ...] = ()
+    would_route: bool = False
+
+
+class Explanation(Body):
+    """Why the router decided so: enough to decide it again, and to tell a person.
+
+    `input_sha256` is the digest of exactly what was read; `abstained` says why the classifier did not decide,
+    `degraded` what was missing; `audit` marks a blind sample that a person judges without the suggestion.
+    """
+
+    decision_id: UUID
+    ruleset: Code
+    ruleset_sha256: Code
+    normaliser: int
+    input_sha256: Code
+    matched: tuple[Matched, ...] = ()
+    vetoed: tuple[Code, ...] = ()
+    candidates: tuple[Code, ...] = ()
+    excluded: tuple[Code, ...] = ()
+    model: ModelSaid | None = None
+    shadow: ModelSaid | None = None
+    abstained: Code | None = None
+    degraded: Code | None = None
+    audit: bool = False
 
 
 @message("router.case-routed", topic=CASES)
@@ -30,6 +93,52 @@ class CaseRouted(Body):
     accept_due: Moment
     resolve_due: Moment
     case: Case
+    explanation: Explanation | None = None
+    assisting: tuple[Code, ...] = ()
+
+
+@message("router.triage-overdue", topic=CASES)
+class TriageOverdue(Body):
+    """A case has waited for a person's decision longer than it may; somebody senior must look."""
+
+    case_id: UUID
+    waiting_since: Moment
+    level: int
+
+
+@message("router.ruleset-activated", topic=ACTIVATIONS, key="kind", kind=Kind.RECORD)
+class RulesetActivated(Body):
+    """From now on these rules decide."""
+
+    kind: Literal["ruleset"] = "ruleset"
+    version: Code
+    sha256: Code
+    by: Code
+    reason: Line = ""
+
+
+@message("router.model-activated", topic=ACTIVATIONS, key="kind", kind=Kind.RECORD)
+class ModelActivated(Body):
+    """From now on this model decides, is watched in the shadow, or decides no more (`version` none)."""
+
+    kind: Literal["model"] = "model"
+    role: Literal["active", "shadow"]
+    version: Code
+    sha256: Code
+    by: Code
+    reason: Line = ""
+
+
+@message("router.model-restricted", topic=ACTIVATIONS, key="kind", kind=Kind.RECORD)
+class ModelRestricted(Body):
+    """The classifier may no longer (or may again) decide for a department: it was wrong too often."""
+
+    kind: Literal["model"] = "model"
+    department: Code
+    allowed: bool
+    alarm: Code
+    figure: float | None = None
+    by: Code
 
 
 @message("router.case-parked", topic=CASES)

@@ -38,6 +38,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(intake.COMMANDS, "call", ("agents", "intake"), ("intake",)),
     Topic(intake.CASES, "case", ("intake",), ("router", "feedback", "desk")),
     Topic(router.COMMANDS, "case", ("triage", "router"), ("router",)),
+    Topic(router.ACTIVATIONS, "kind", ("router",), ("operations",), partitions=1),
     Topic(router.CASES, "case", ("router",), ("resolver", "feedback", "desk")),
     Topic(resolver.COMMANDS, "case", ("departments", "customers", "resolver"), ("resolver",)),
     Topic(resolver.CASES, "case", ("resolver",), ("router", "feedback", "desk")),

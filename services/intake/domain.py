@@ -340,6 +340,7 @@ def on_recording_requested(
         customer=Customer(customer_ref=body.customer_ref, sealed=body.sealed),
         recorded_at=now,
         completeness=body.completeness,
+        follows=body.follows,
     )
     said: Body = CaseRecorded(case_id=case_id, case=case)
     if body.decision is not None:

@@ -52,7 +52,7 @@ from services.intake.customers.record import (
     released,
 )
 from services.intake.door.access import Access
-from services.intake.door.app import web
+from services.intake.door.app import api
 from services.intake.door.cases import STATES
 from services.intake.door.customers import router
 from services.intake.door.house import House
@@ -579,7 +579,7 @@ def clients(books, tmp_path):
     )
     settings_ = DoorSettings.model_construct()
     house = House(settings_, books.database, books.vault, None, Access.at(tokens))
-    app = FastAPI(exception_handlers=web(house, Health(), None).exception_handlers)
+    app = FastAPI(exception_handlers=api(house, Health(), None).exception_handlers)
     app.include_router(router(house))
     return {name: Client(app, name) for name in people}
 
@@ -736,19 +736,12 @@ async def test_an_erased_customer_is_shown_as_erased_and_cannot_be_written(books
 # ------------------------------------------------------------ a whole hotline
 
 FINE, PROBLEM, USAGE, UNREACHABLE = range(4)
-_COMMAND = """
-import cli.__main__ as command
-from cli.customers import customer_app
-if not any(group.name == "customer" for group in command.app.registered_groups):
-    command.app.add_typer(customer_app, name="customer")
-command.main()
-"""
 
 
 def hotline(folder, *words, code=FINE, text="", form=("--json",)):
     """Run `hotline customer …`; gives what it printed as JSON, and all of its output as text."""
     done = subprocess.run(
-        [sys.executable, "-c", _COMMAND, "customer", *words, "--dir", str(folder), *form],
+        [sys.executable, "-m", "cli", "customer", *words, "--dir", str(folder), *form],
         input=text,
         capture_output=True,
         text=True,

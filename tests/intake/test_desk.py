@@ -140,7 +140,7 @@ class Rig:
             verdict_within=within,
         )
         self.house = House(settings, database, vault, self.entry, access or Access(None))
-        handlers = door_app.web(self.house, Health(), None).exception_handlers
+        handlers = door_app.api(self.house, Health(), None).exception_handlers
         self.app = FastAPI(exception_handlers=handlers)
         self.app.include_router(desk.router(self.house))
         self.ask = Client(self.app)

@@ -174,9 +174,7 @@ class Door:
         return {"part": "door", "pid": os.getpid(), "agi_port": self._agi.port}
 
 
-def web(
-    house: House, health: Health, assistant: Assistant, sources: Mapping[str, Webhook | Pbx] = DEFAULT
-) -> ASGIApp:
+def api(house: House, health: Health, assistant: Assistant) -> FastAPI:
     """Build the HTTP application: every room's routes, health, metrics, and one way to say no."""
     app = FastAPI(
         title="hotline intake",
@@ -211,7 +209,14 @@ def web(
     app.include_router(waiting.router(house, assistant))
     app.include_router(desk.router(house))
     app.include_router(customers.router(house))
-    return _Front(app, Starlette(routes=telephony.routes(house, sources)))
+    return app
+
+
+def web(
+    house: House, health: Health, assistant: Assistant, sources: Mapping[str, Webhook | Pbx] = DEFAULT
+) -> ASGIApp:
+    """Build everything that answers HTTP: telephony's room in front, the application behind."""
+    return _Front(api(house, health, assistant), Starlette(routes=telephony.routes(house, sources)))
 
 
 class _Front:

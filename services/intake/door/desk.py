@@ -428,6 +428,7 @@ class Desk:
                     identified=identified,
                     now=at,
                 ),
+                follows=recording.follows,
             )
 
         return await self._ask(call_id, agent, asked, idempotency_key, command)

@@ -85,12 +85,13 @@ class Answered(_Model):
 
 
 class Recording(Draft):
-    """A case to record; with `decision` it is already answered."""
+    """A case to record; with `decision` it is already answered; `follows` names an earlier case of it."""
 
     language: Language
     category: KnownCategory
     product: Code
     decision: Answered | None = None
+    follows: UUID | None = None
 
 
 class Attachment(_Model):
