@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from uuid import UUID
 
 from chassis.clock import utc_now
@@ -13,11 +14,11 @@ from chassis.message import Writer, time_header
 from chassis.roots import new_id
 from chassis.transport import Outgoing
 from chassis.vault import Vault
-from cli.texts import scripts
+from cli.texts import Script, scripts
 from schemas import feedback, intake, resolver, telephony
 from schemas.case import Decision, Personal
 from schemas.envelope import BY_BODY, Body
-from services.router.rules import load_rules
+from services.router.rules import View, decide, load_rules
 from services.router.settings import RouterSettings
 
 CALL_EVENTS = 5
@@ -93,7 +94,7 @@ class Load:
                 "clerk": f"clerk-{case.index % 30}",
             }
             text = self._vault.seal(
-                case.ref, f"{scripts()[case.index % len(scripts())].resolution} ({case.index})"
+                case.ref, f"{_script(case.index).resolution} ({case.index})"
             )
             decision = Decision(outcome="upheld", text=text, root_cause=f"cause-{case.index % 17}")
             messages.append(self._message(resolver.AcceptanceRequested(**holder), new_id()))
@@ -115,7 +116,7 @@ class Load:
         ]
 
     def _record(self, index: int, call_id: str, agent: str) -> intake.RecordingRequested:
-        script, ref = scripts()[index % len(scripts())], self._ref(index)
+        script, ref = _script(index), self._ref(index)
         personal = Personal(
             name=script.name,
             phone=f"+86139{index % 10**8:08d}",
@@ -137,13 +138,13 @@ class Load:
 
     def _plan(self, index: int, call_id: str, command_id: UUID) -> None:
         recorded = derived_id(command_id, BY_BODY[intake.CaseRecorded].wire, 1)
-        script = scripts()[index % len(scripts())]
+        script = _script(index)
         self.planned.append(
             Planned(
                 call_id,
                 derived_id(command_id, "case"),
                 derived_id(recorded, "assignment"),
-                department_of(script.category, script.product),
+                department_of(script) or "triage",
                 self._ref(index),
                 index,
             )
@@ -157,12 +158,26 @@ class Load:
         return self._writer.write(body, uid=uid, at=time_header(utc_now()), correlation=key)
 
 
-def department_of(category: str, product: str) -> str:
-    """Say where the shipped rules send such a case."""
-    for rule in _RULES.rules:
-        when = rule.when
-        if (when.category is None or category in when.category) and (
-            when.product is None or product in when.product
-        ):
-            return rule.department
-    return "triage"
+@cache
+def _decided() -> tuple[Script, ...]:
+    """The stories that a rule decides: where the others go depends on the model and on the hour."""
+    return tuple(script for script in scripts() if department_of(script))
+
+
+def _script(index: int) -> Script:
+    return _decided()[index % len(_decided())]
+
+
+def department_of(script: Script) -> str | None:
+    """Say where the shipped rules send such a case; None: not by a rule."""
+    text = f"{script.summary}\n{script.demand}"
+    view = View(
+        category=script.category,
+        product=script.product,
+        severity=script.severity,
+        language=script.language,
+        vulnerable=script.vulnerable,
+        text=text,
+    )
+    ruled = decide(view, _RULES)
+    return ruled.department if ruled.rule else None

@@ -70,7 +70,9 @@ class Relay:
             loops.append((self.do_tasks_once, 0.1))
         return [asyncio.create_task(self._loop(work, pause)) for work, pause in loops]
 
-    async def _loop(self, work: Callable[[], Awaitable[bool]], pause: float) -> None:
+    async def _loop(
+        self, work: Callable[[], Awaitable[bool]], pause: float, *, wakeable: bool = False
+    ) -> None:
         waits = backoff(0.2, 10.0)
         while True:
             try:
@@ -83,7 +85,7 @@ class Relay:
                 continue
             waits = backoff(0.2, 10.0)
             if not more:
-                await self._rest(pause, wakeable=work == self.relay_once)
+                await self._rest(pause, wakeable=wakeable or work == self.relay_once)
 
     async def _rest(self, pause: float, *, wakeable: bool) -> None:
         if not wakeable:
@@ -114,9 +116,18 @@ class Relay:
         """Send soon what was just stored for the relay."""
         self._wake.set()
 
-    def run_relay(self) -> asyncio.Task[None]:
-        """Start only the loop that sends; for a process that stores messages and decides nothing."""
-        return asyncio.create_task(self._loop(self.relay_once, 0.5))
+    def run_relay(self, collect: float = 0.0) -> asyncio.Task[None]:
+        """Start only the loop that sends; for a process that stores messages and decides nothing.
+
+        After each sending so many seconds are left for others to gather: fewer, larger requests.
+        """
+
+        async def relay_some() -> bool:
+            more = await self.relay_once()
+            await asyncio.sleep(collect)
+            return more
+
+        return asyncio.create_task(self._loop(relay_some, 0.5, wakeable=True))
 
     async def relay_once(self) -> bool:
         """Send the batches that no consumer will bring back; tells whether there may be more."""

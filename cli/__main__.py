@@ -13,7 +13,9 @@ import typer
 from chassis.faults import Misconfigured, Transient
 from cli import handoffs
 from cli.customers import customer_app
+from cli.rules import rules_app
 from cli.staffing import staffing_app
+from cli.triage import triage_app
 from cli.verbs import FINE, PROBLEM, UNREACHABLE, UP, USAGE, Folder, Json, run, say
 
 app = typer.Typer(
@@ -32,6 +34,8 @@ app.add_typer(topics_app, name="topics")
 handoffs.register(app)
 app.add_typer(customer_app, name="customer")
 app.add_typer(staffing_app, name="staffing")
+app.add_typer(rules_app, name="rules")
+app.add_typer(triage_app, name="triage")
 
 _DEMO = Path(".run/demo")
 

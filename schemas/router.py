@@ -119,10 +119,11 @@ class RulesetActivated(Body):
 
 @message("router.model-activated", topic=ACTIVATIONS, key="kind", kind=Kind.RECORD)
 class ModelActivated(Body):
-    """From now on this model decides, is watched in the shadow, or decides no more (`version` none)."""
+    """From now on this model decides for its language, or is watched in the shadow; `none`: no model does."""
 
     kind: Literal["model"] = "model"
     role: Literal["active", "shadow"]
+    language: Code
     version: Code
     sha256: Code
     by: Code

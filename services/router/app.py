@@ -7,7 +7,11 @@ from chassis.settings import Settings
 from chassis.stage import Stage
 from chassis.vault import Vault
 from schemas import router
+from services.router import store
+from services.router.decision import Desk
+from services.router.departments import BadDepartments, load_departments
 from services.router.domain import DECISIONS, Policy, Routing
+from services.router.reading import Reading, load_shipped
 from services.router.rules import BadRules, load_rules
 from services.router.settings import RouterSettings
 
@@ -16,24 +20,33 @@ STAGE = Stage(
     state=Routing,
     phase=lambda routing: routing.phase,
     decisions=DECISIONS,
-    emits=(router.CaseRouted, router.CaseParked, router.CaseRejected, router.CommandRefused),
+    emits=(
+        router.CaseRouted,
+        router.CaseParked,
+        router.CaseRejected,
+        router.TriageOverdue,
+        router.CommandRefused,
+    ),
     timer_fired=router.TimerFired,
     command_refused=router.CommandRefused,
     policy=Policy(),
+    project=store.write_routings,
 )
 
 
-def build(settings: Settings, _: Vault) -> Stage:
-    """Bind the stage to its rules; raises Misconfigured for a bad rules file."""
+def build(settings: Settings, vault: Vault) -> Stage:
+    """Bind the stage to its rules, departments and models; raises Misconfigured for bad files."""
     assert isinstance(settings, RouterSettings)
     try:
-        ruleset = load_rules(settings.rules_file)
-    except BadRules as error:
+        desk = Desk(load_rules(settings.rules_file), load_departments(settings.departments_file))
+    except (BadRules, BadDepartments) as error:
         raise Misconfigured(str(error)) from None
     policy = Policy(
-        ruleset=ruleset,
+        desk=replace(desk, audits=settings.audits),
         accept_within=settings.accept_within,
+        triage_within=settings.triage_within,
         resolve_within=settings.resolve_within,
         urgent_within=settings.urgent_within,
     )
-    return replace(STAGE, policy=policy)
+    reading = Reading(vault, policy.desk, load_shipped(settings.models))
+    return replace(STAGE, policy=policy, prepare=reading.look_up)

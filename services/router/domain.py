@@ -1,14 +1,15 @@
 """Which department is responsible, and what happens when departments disagree; pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
 from chassis.ids import derived_id
-from chassis.step import Decisions, Event, Ignored, Outcome, Refused, Step, Waiting
+from chassis.step import Cancel, Decisions, Event, Ignored, Outcome, Refused, Step, Timer, Waiting
 from schemas.case import Attempt, Case, Severity
-from schemas.envelope import Body
+from schemas.envelope import Body, Code, Moment
 from schemas.feedback import CaseReopened
 from schemas.intake import CaseRecorded
 from schemas.resolver import CaseReturned, CaseTransferred
@@ -17,43 +18,69 @@ from schemas.router import (
     CaseParked,
     CaseRejected,
     CaseRouted,
+    Explanation,
     RejectionRequested,
     RuleUsed,
     TimerFired,
+    TriageOverdue,
 )
 from schemas.topics import DEPARTMENTS
-from services.router.rules import TRIAGE, Ruleset, assign
+from services.router.decision import NOTHING_READ, Choice, Desk, Read, Stage, decide, hold
+from services.router.rules import TRIAGE
 
 Phase = Literal["routed", "parked", "rejected"]
+RULING = "ruling"
+MISROUTED = frozenset({"not_ours", "misrouted"})
+"""Reasons with which a department says that the router was wrong; any other move is no lesson for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules in force, the departments' times, and how often a case may be handed back."""
+    """The rules and scores to decide with, the departments' times, and how often a case may be handed back.
 
-    ruleset: Ruleset = field(default_factory=lambda: Ruleset(ruleset="empty", rules=()))
+    `read` is what was read of the cases of this batch, by case.
+    """
+
+    desk: Desk = field(default_factory=Desk)
     accept_within: timedelta = timedelta(hours=2)
+    triage_within: timedelta = timedelta(minutes=10)
     resolve_within: timedelta = timedelta(days=5)
     urgent_within: timedelta = timedelta(days=1)
     moves_before_ruling: int = 2
+    most_reminders: int = 3
+    read: Mapping[UUID, Read] = field(default_factory=dict)
+
+
+class Label(Body):
+    """What the right department was, on whose word: a lesson for the classifier."""
+
+    department: Code
+    source: Literal["triage", "audit", "transfer", "ruling"]
+    at: Moment
 
 
 class Routing(Body):
-    """What the router knows of one case."""
+    """What the router knows of one case; `routed_by_model` stays true once the classifier has decided."""
 
     phase: Phase
     case: Case
     assignment_id: UUID | None = None
     department: str | None = None
+    stage: Stage | None = None
+    rule: str | None = None
     attempt_no: int = 0
     moves: int = 0
+    changed_at: Moment | None = None
+    explanation: Explanation | None = None
+    label: Label | None = None
+    reminders: int = 0
 
 
 def on_recorded(event: Event[CaseRecorded], state: Routing | None, now: datetime, policy: Policy) -> Outcome:
-    """A new case goes where the rules say, else to triage."""
+    """A new case goes where rules or classifier say, else to triage."""
     if state is not None:
         return Ignored("already_routed")
-    return _route_by_rules(event, Routing(phase="parked", case=event.body.case), now, policy)
+    return _route(event, Routing(phase="parked", case=event.body.case), now, policy)
 
 
 def on_reopened(event: Event[CaseReopened], state: Routing | None, now: datetime, policy: Policy) -> Outcome:
@@ -63,8 +90,8 @@ def on_reopened(event: Event[CaseReopened], state: Routing | None, now: datetime
         return Ignored("cycle_already_routed")
     base = Routing(phase="parked", case=body.case, attempt_no=state.attempt_no if state else 0)
     if body.department in DEPARTMENTS:
-        return _route(event, base, body.department, "prior_department", "hold", now, policy)
-    return _route_by_rules(event, base, now, policy)
+        return _keep(event, base, body.department, "hold", "prior_department", now, policy)
+    return _route(event, base, now, policy)
 
 
 def on_returned(event: Event[CaseReturned], state: Routing | None, now: datetime, policy: Policy) -> Outcome:
@@ -95,26 +122,48 @@ def _moved(
         department=body.department, assignment_id=body.assignment_id, ended=ended, reason=body.reason
     )
     case = body.case.model_copy(update={"attempts": (*body.case.attempts, attempt)})
-    base = state.model_copy(update={"case": case, "moves": state.moves + 1})
-    if base.moves > policy.moves_before_ruling:
-        return _park(event, base, "too_many_returns")
     proposed = body.proposed_department
-    if proposed in DEPARTMENTS and proposed != body.department:
-        return _route(event, base, proposed, "proposed_by_department", "hold", now, policy)
-    return _route_by_rules(event, base, now, policy, excluded=frozenset({body.department}))
+    known = proposed in DEPARTMENTS and proposed != body.department
+    base = state.model_copy(
+        update={
+            "case": case,
+            "moves": state.moves + (0 if body.department == TRIAGE else 1),
+            "label": _lesson(body, proposed, now) if known else state.label,
+        }
+    )
+    if base.moves > policy.moves_before_ruling:
+        return _park(base, "too_many_returns", now, policy)
+    if known:
+        return _keep(event, base, proposed, "hold", "proposed_by_department", now, policy)
+    return _route(event, base, now, policy, excluded=frozenset({body.department}))
+
+
+def _lesson(body: Any, proposed: str, now: datetime) -> Label | None:
+    """Triage decides by its proposal; of departments' moves only a misrouting teaches."""
+    if body.department == TRIAGE:
+        return Label(department=proposed, source="triage", at=now)
+    if body.reason in MISROUTED and proposed != TRIAGE:
+        return Label(department=proposed, source="transfer", at=now)
+    return None
 
 
 def on_assignment_requested(
     event: Event[AssignmentRequested], state: Routing | None, now: datetime, policy: Policy
 ) -> Outcome:
-    """A person rules who is responsible."""
+    """A person decides who is responsible: for a parked case, or for one that waits in triage."""
     if state is None:
         return Waiting("not_recorded_yet")
-    if event.body.department not in DEPARTMENTS:
-        return Refused("unknown_department", f"{event.body.department} is not a department", state.phase)
+    department = event.body.department
+    if department not in DEPARTMENTS or department == TRIAGE:
+        return Refused("unknown_department", f"{department} is not a department to assign to", state.phase)
     if not _may_be_ruled(state):
         return Refused("illegal_in_state", f"the case is with {state.department}", state.phase)
-    return _route(event, state, event.body.department, f"ruling_by_{event.body.by}", "ruling", now, policy)
+    audit = state.explanation is not None and state.explanation.audit
+    parked = state.phase == "parked"
+    source: Literal["audit", "ruling", "triage"] = "audit" if audit else "ruling" if parked else "triage"
+    label = Label(department=department, source=source, at=now)
+    base = state.model_copy(update={"label": label})
+    return _keep(event, base, department, "ruling", f"ruling_by_{event.body.by}", now, policy)
 
 
 def on_rejection_requested(
@@ -123,70 +172,108 @@ def on_rejection_requested(
     """A person rules that the matter is not this bank's."""
     if state is None:
         return Waiting("not_recorded_yet")
-    if not _may_be_ruled(state):
+    if state.phase != "parked":
         return Refused("illegal_in_state", f"the case is with {state.department}", state.phase)
     said = CaseRejected(case_id=state.case.case_id, decision=event.body.decision, case=state.case)
-    return Step(state.model_copy(update={"phase": "rejected"}), (said,))
+    rejected = state.model_copy(update={"phase": "rejected", "changed_at": now})
+    return Step(rejected, (said,), (Cancel(RULING),))
 
 
 def _may_be_ruled(state: Routing) -> bool:
-    return state.phase == "parked"
+    return state.phase == "parked" or (state.phase == "routed" and state.department == TRIAGE)
 
 
 def on_timer(event: Event[TimerFired], state: Routing | None, now: datetime, policy: Policy) -> Outcome:
-    """The router sets no timers of its own yet; only waiting commands use them."""
-    return Ignored("no_longer_needed")
+    """A parked case has waited for a ruling; whoever waits in triage is watched by the resolver's clock."""
+    if state is None or state.phase != "parked" or event.body.timer != RULING:
+        return Ignored("no_longer_needed")
+    level = state.reminders + 1
+    said = TriageOverdue(
+        case_id=state.case.case_id, waiting_since=state.changed_at or state.case.recorded_at, level=level
+    )
+    again = (Timer(RULING, now + policy.triage_within),) if level < policy.most_reminders else ()
+    return Step(state.model_copy(update={"reminders": level}), (said,), again)
 
 
-def _route_by_rules(
+def _route(
     event: Event[Any],
     base: Routing,
     now: datetime,
     policy: Policy,
     excluded: frozenset[str] = frozenset(),
 ) -> Step:
-    rule = assign(base.case, policy.ruleset, excluded=excluded)
-    if rule is None:
-        return _route(event, base, TRIAGE, "no_rule", "triage", now, policy)
-    return _route(event, base, rule.department, rule.id, "rule", now, policy)
+    case = base.case
+    read = policy.read.get(case.case_id, NOTHING_READ)
+    choice = decide(case, read, policy.desk, now, cause=event.uid, excluded=excluded)
+    return _routed(event, base, choice, now, policy)
 
 
-def _route(
+def _keep(
     event: Event[Any],
     base: Routing,
     department: str,
-    rule: str,
-    stage: Literal["hold", "rule", "triage", "ruling"],
+    stage: Stage,
+    why: str,
     now: datetime,
     policy: Policy,
 ) -> Step:
+    read = policy.read.get(base.case.case_id, NOTHING_READ)
+    choice = hold(base.case, department, stage, why, read, policy.desk, now, cause=event.uid)
+    return _routed(event, base, choice, now, policy)
+
+
+def _routed(event: Event[Any], base: Routing, choice: Choice, now: datetime, policy: Policy) -> Step:
     case = base.case
-    urgent = case.severity is Severity.URGENT
+    if choice.severity is not case.severity:
+        case = case.model_copy(update={"severity": choice.severity})
+    accept, resolve = _times(choice.department, case, policy)
     assignment_id = derived_id(event.uid, "assignment")
     said = CaseRouted(
         case_id=case.case_id,
         assignment_id=assignment_id,
-        department=department,
+        department=choice.department,
         attempt_no=base.attempt_no + 1,
-        why=RuleUsed(ruleset=policy.ruleset.ruleset, rule=rule, stage=stage),
-        accept_due=now + policy.accept_within,
-        resolve_due=now + (policy.urgent_within if urgent else policy.resolve_within),
+        why=RuleUsed(ruleset=policy.desk.ruleset.ruleset, rule=choice.rule, stage=choice.stage),
+        accept_due=now + accept,
+        resolve_due=now + resolve,
         case=case,
+        explanation=choice.explanation,
+        assisting=choice.assisting,
     )
     state = base.model_copy(
         update={
             "phase": "routed",
+            "case": case,
             "assignment_id": assignment_id,
-            "department": department,
+            "department": choice.department,
+            "stage": choice.stage,
+            "rule": choice.rule,
             "attempt_no": base.attempt_no + 1,
+            "changed_at": now,
+            "explanation": choice.explanation,
+            "reminders": 0,
         }
     )
-    return Step(state, (said,))
+    return Step(state, (said,), (Cancel(RULING),))
 
 
-def _park(event: Event[Any], base: Routing, reason: str) -> Step:
+def _times(department: str, case: Case, policy: Policy) -> tuple[timedelta, timedelta]:
+    """How long the department has to accept and to resolve: its own times, else the bank's."""
+    profile = policy.desk.departments[department] if policy.desk.departments else None
+    usual = policy.triage_within if department == TRIAGE else policy.accept_within
+    accept = (profile.accept_within if profile else None) or usual
+    resolve = (profile.resolve_within if profile else None) or policy.resolve_within
+    if case.severity is Severity.URGENT:
+        resolve = min(resolve, policy.urgent_within)
+    return accept, resolve
+
+
+def _park(base: Routing, reason: str, now: datetime, policy: Policy) -> Step:
     said = CaseParked(case_id=base.case.case_id, reason=reason, case=base.case)
-    return Step(base.model_copy(update={"phase": "parked", "assignment_id": None}), (said,))
+    parked = base.model_copy(
+        update={"phase": "parked", "assignment_id": None, "changed_at": now, "reminders": 0}
+    )
+    return Step(parked, (said,), (Timer(RULING, now + policy.triage_within),))
 
 
 DECISIONS: Decisions = {

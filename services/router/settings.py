@@ -8,11 +8,20 @@ from pydantic import Field
 from chassis.settings import Settings
 from schemas.handoffs import ACCEPT
 
+_HERE = Path(__file__).parent
+
 
 class RouterSettings(Settings):
-    """The rules file and the departments' times."""
+    """The files of the installation, and the departments' times.
 
-    rules_file: Path = Path(__file__).with_name("rules.yaml")
+    Rules and models that were activated by a command go before the files.
+    """
+
+    rules_file: Path = _HERE / "rules.yaml"
+    departments_file: Path = _HERE / "departments.yaml"
+    models: Path = _HERE / "classifier" / "models" / "default"
+    audits: bool = True
     accept_within: timedelta = Field(default=ACCEPT, le=ACCEPT)
+    triage_within: timedelta = Field(default=timedelta(minutes=10), le=ACCEPT)
     resolve_within: timedelta = timedelta(days=5)
     urgent_within: timedelta = timedelta(days=1)

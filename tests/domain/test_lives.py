@@ -14,6 +14,7 @@ from services.feedback import domain as feedback_domain
 from services.intake import domain as intake_domain
 from services.resolver import domain as resolver_domain
 from services.router import domain as router_domain
+from services.router.decision import Desk
 from services.router.rules import load_rules
 from services.router.settings import RouterSettings
 from tests.given import (
@@ -173,7 +174,7 @@ RULES = load_rules(RouterSettings.model_fields["rules_file"].default)
 
 
 def routing() -> Life:
-    return Life(router_domain.DECISIONS, router_domain.Policy(ruleset=RULES))
+    return Life(router_domain.DECISIONS, router_domain.Policy(desk=Desk(RULES)))
 
 
 def test_a_rule_routes_and_no_rule_means_triage():

@@ -44,6 +44,7 @@ from services.intake.door.sources import DEFAULT, Pbx, Webhook, load_sources
 from services.intake.waiting.agi import AgiServer
 
 DECLARE_EVERY = 10.0
+SEND_EVERY = 0.02
 PRUNE_EVERY = 60.0
 STOP_WITHIN = 10.0
 EXIT_MISCONFIGURED = 78
@@ -109,7 +110,7 @@ class Door:
         self._health.ready("start")
         await self._until_there("kafka", self._publisher.start)
         self._background += [
-            self._relay.run_relay(),
+            self._relay.run_relay(SEND_EVERY),
             asyncio.create_task(self._for_ever(self._declare, DECLARE_EVERY)),
             asyncio.create_task(self._for_ever(self._prune, PRUNE_EVERY)),
         ]

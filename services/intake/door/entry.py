@@ -30,7 +30,7 @@ Kept: TypeAlias = Literal["kept", "duplicate", "conflict"]
 FEED = "door"
 MOST_WAITING = 2_000
 MOST_AT_ONCE = 500
-COLLECT_S = 0.005
+COLLECT_S = 0.008
 """While deliveries come faster than one by one, so long is waited for company: fewer transactions."""
 
 

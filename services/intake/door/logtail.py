@@ -91,17 +91,18 @@ class Follower:
         return Piece(lines, self.place, at, at_end=not lines, skipped=skipped)
 
     def before(self, limit: int) -> list[str]:
-        """Give the lines before the place, at most `limit` bytes of them and of the same file only."""
+        """Give the lines before the place, at most `limit` bytes of them, of this file and the one before."""
         try:
             if self._file is None:
                 self._open()
-            file, end = self._opened(), self.place.offset
-            start = max(0, end - limit)
-            text = os.pread(file.fileno(), end - start, start)
+            lines = _tail(self._opened(), self.place.offset, limit)
+            previous = self._previous()
+            if previous is None or self.place.offset >= limit:
+                return lines
+            with previous.open("rb") as file:
+                return _tail(file, file.seek(0, os.SEEK_END), limit - self.place.offset) + lines
         except OSError:
             return []
-        lines = text.decode("utf-8", "replace").splitlines()
-        return lines[1:] if start else lines
 
     def close(self) -> None:
         """Let go of the file."""
@@ -149,6 +150,16 @@ class Follower:
             if state.st_mtime_ns > mine.st_mtime_ns and state.st_ino not in (mine.st_ino, now.st_ino)
         ]
         return min(between)[1] if between else self.path
+
+    def _previous(self) -> Path | None:
+        """The file that was complete before the open one was begun."""
+        mine = os.fstat(self._opened().fileno())
+        older = [
+            (state.st_mtime_ns, path)
+            for path, state in self._rotated()
+            if state.st_ino != mine.st_ino and state.st_mtime_ns <= mine.st_mtime_ns
+        ]
+        return max(older)[1] if older else None
 
     # ------------------------------------------------------------ finding the place
 
@@ -236,6 +247,12 @@ async def follow(follower: Follower, pause: float = PAUSE) -> AsyncGenerator[Pie
                 await asyncio.sleep(pause)
     finally:
         follower.close()
+
+
+def _tail(file: BinaryIO, end: int, limit: int) -> list[str]:
+    start = max(0, end - limit)
+    lines = os.pread(file.fileno(), end - start, start).decode("utf-8", "replace").splitlines()
+    return lines[1:] if start else lines
 
 
 def _mark(file: BinaryIO, offset: int) -> str:

@@ -67,7 +67,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Who waits and who lives now; `entries` or `channels` is None where the user may not ask."""
+    """Who waited and who lived at `at`; `entries` or `channels` is None where the user may not ask."""
 
     entries: Sequence[Block] | None
     channels: Mapping[str, str] | None
@@ -94,6 +94,7 @@ class _Answer:
     refused: bool = False
 
     def take(self, block: Block) -> None:
+        """Take the next block of the answer."""
         self.refused = self.refused or block.get("Response") == "Error"
         self.done = self.done or self.refused or block.get("EventList") == "Complete"
         if "Event" in block and not self.done:
@@ -185,6 +186,7 @@ class Link:
         yield Opened(self.heard_at)
         entries, channels = _Answer(), _Answer()
         answers = {await self._ask("QueueStatus"): entries, await self._ask("CoreShowChannels"): channels}
+        answered: Answered | None = None
         async for blocks in self._all_blocks():
             others = []
             for block in blocks:
@@ -193,9 +195,13 @@ class Link:
             heard = self._heard(others)
             if heard.blocks or not blocks:
                 yield heard
+            if answered is not None:
+                # One reading late: a caller may be in the answer some milliseconds before the event.
+                yield answered
+                answered = None
             if answers and all(answer.done for answer in answers.values()):
                 answers = {}
-                yield Answered(
+                answered = Answered(
                     None if entries.refused else entries_of(entries.blocks),
                     None if channels.refused else live_channels(channels.blocks),
                     utc_now() + self._ahead,

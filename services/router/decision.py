@@ -1,0 +1,259 @@
+"""Which department gets a case, and why: rules, then the classifier, else a person. Pure.
+
+The first that decides wins: a person's word (`hold`, `ruling`), safety rules, explicit rules, the
+classifier if it is sure enough, triage. What the classifier would have said is kept in any case. The
+same case, text, moment, rules and scores give the same decision, whenever it is taken again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import blake2b, sha256
+from typing import Literal, TypeAlias
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from chassis.ids import derived_id
+from schemas.case import Case, Severity
+from schemas.router import Candidate, Explanation, Feature, ModelSaid
+from schemas.router import Matched as Comparison
+from services.router.departments import Departments
+from services.router.rules import TRIAGE, Ruled, Ruleset, view_of
+from services.router.rules import decide as rule
+
+Stage: TypeAlias = Literal["hold", "safety", "rule", "model", "triage", "ruling"]
+SHOWN = 3
+AUDITED = 50
+"""Of so many cases that the classifier would route, a person judges one without seeing what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a model says of one text: a calibrated probability per department, the n-grams that decided.
+
+    `threshold`: the least confidence at which it may decide in this language; `abstains`: why it may not
+    decide at all (`too_short`, `unknown_words`, `language_unsupported`).
+    """
+
+    model: str
+    sha256: str
+    language: str
+    probabilities: Mapping[str, float]
+    known_share: float
+    threshold: float
+    least_margin: float
+    evidence: tuple[tuple[str, float], ...] = ()
+    abstains: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What is read of a case beside its fields: its words, what models say of them, its first department.
+
+    `degraded` says why there are no scores although there should be; `follows` is the department of the
+    case that this one follows.
+    """
+
+    text: str | None = None
+    scored: Scored | None = None
+    shadow: Scored | None = None
+    degraded: str | None = None
+    follows: str | None = None
+    repeat: int | None = None
+
+
+NOTHING_READ = Read()
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What decisions are taken with: the rules, the departments, and where the classifier may not decide."""
+
+    ruleset: Ruleset = field(default_factory=lambda: Ruleset(ruleset="empty", rules=()))
+    departments: Departments | None = None
+    restricted: frozenset[str] = frozenset()
+    normaliser: int = 0
+    audits: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The department, on whose word, and why; `severity` is that of the case from now on."""
+
+    department: str
+    stage: Stage
+    rule: str
+    explanation: Explanation
+    assisting: tuple[str, ...] = ()
+    severity: Severity = Severity.NORMAL
+
+
+@dataclass(slots=True)
+class _Verdict:
+    """What the classifier comes to: a department, or why it abstains."""
+
+    department: str | None = None
+    abstained: str | None = None
+    margin: float = 0.0
+    audit: bool = False
+    ordered: list[tuple[str, float]] = field(default_factory=list)
+
+
+def decide(
+    case: Case,
+    read: Read,
+    desk: Desk,
+    now: datetime,
+    *,
+    cause: UUID,
+    excluded: AbstractSet[str] = frozenset(),
+) -> Choice:
+    """Choose the department of a case that nobody has assigned; `excluded` are those that gave it back."""
+    view = view_of(case, ZoneInfo(desk.ruleset.zone), text=read.text, repeat=read.repeat)
+    ruled = rule(view, desk.ruleset, excluded)
+    verdict = _judge(case, read, ruled, desk, now)
+    explanation = _explain(case, read, ruled, verdict, desk, cause, excluded)
+    severity = ruled.severity or case.severity
+    if ruled.rule is not None and ruled.rule.band == "safety":
+        return Choice(ruled.department, "safety", ruled.rule.id, explanation, ruled.assist, severity)
+    if ruled.rule is not None:
+        return Choice(ruled.department, "rule", ruled.rule.id, explanation, ruled.assist, severity)
+    if read.follows in ruled.candidates and read.follows is not None:
+        return Choice(read.follows, "hold", "follows_earlier_case", explanation, (), severity)
+    if verdict.department is not None:
+        return Choice(verdict.department, "model", "classifier", explanation, (), severity)
+    return Choice(TRIAGE, "triage", verdict.abstained or "no_rule", explanation, (), severity)
+
+
+def hold(
+    case: Case,
+    department: str,
+    stage: Stage,
+    why: str,
+    read: Read,
+    desk: Desk,
+    now: datetime,
+    *,
+    cause: UUID,
+    excluded: AbstractSet[str] = frozenset(),
+) -> Choice:
+    """Keep a person's word; what rules and classifier would have said is recorded beside it."""
+    alone = decide(case, read, desk, now, cause=cause, excluded=excluded)
+    return Choice(department, stage, why, alone.explanation, (), alone.severity)
+
+
+def _judge(case: Case, read: Read, ruled: Ruled, desk: Desk, now: datetime) -> _Verdict:
+    scored = read.scored
+    if scored is None:
+        return _Verdict(abstained="classifier_unavailable" if read.degraded else None)
+    ordered = sorted(
+        ((one, p) for one, p in scored.probabilities.items() if one in ruled.candidates),
+        key=lambda pair: (-pair[1], pair[0]),
+    )
+    verdict = _Verdict(ordered=ordered)
+    if not ordered:
+        verdict.abstained = "no_candidate"
+        return verdict
+    (first, best), following = ordered[0], ordered[1][1] if len(ordered) > 1 else 0.0
+    verdict.margin = best - following
+    verdict.abstained = _abstention(scored, first, best, verdict.margin, desk, case, now)
+    if verdict.abstained is None and desk.audits and _audited(case.case_id, case.cycle):
+        verdict.abstained, verdict.audit = "audit_sample", True
+    if verdict.abstained is None:
+        verdict.department = first
+    return verdict
+
+
+def _abstention(
+    scored: Scored, first: str, best: float, margin: float, desk: Desk, case: Case, now: datetime
+) -> str | None:
+    closed = desk.departments.why_not(first, case.language, now, 0) if desk.departments else None
+    reasons = (
+        (scored.abstains is not None, scored.abstains),
+        (best < scored.threshold, "low_confidence"),
+        (margin < scored.least_margin, "low_margin"),
+        (first in desk.restricted, "department_restricted"),
+        (closed is not None, f"department_{closed}"),
+    )
+    return next((reason for holds, reason in reasons if holds), None)
+
+
+def _audited(case_id: UUID, cycle: int) -> bool:
+    digest = blake2b(case_id.bytes + b"%d" % cycle, digest_size=8, person=b"audit").digest()
+    return int.from_bytes(digest, "big") % AUDITED == 0
+
+
+def _explain(
+    case: Case,
+    read: Read,
+    ruled: Ruled,
+    verdict: _Verdict,
+    desk: Desk,
+    cause: UUID,
+    excluded: AbstractSet[str],
+) -> Explanation:
+    ruleset = desk.ruleset
+    digest = input_sha256(case, read, excluded)
+    versions = f"{ruleset.sha256}|{read.scored.sha256 if read.scored else '-'}"
+    return Explanation(
+        decision_id=derived_id(cause, f"decision|{digest}|{versions}"),
+        ruleset=ruleset.ruleset,
+        ruleset_sha256=ruleset.sha256,
+        normaliser=desk.normaliser,
+        input_sha256=digest,
+        matched=tuple(
+            Comparison(field=one.field, op=one.op, expected=one.expected[:200], seen=(one.seen or "—")[:200])
+            for one in ruled.matched
+        ),
+        vetoed=ruled.vetoed,
+        candidates=ruled.candidates,
+        excluded=tuple(sorted(excluded)),
+        model=_said(read.scored, verdict) if read.scored else None,
+        shadow=_said(read.shadow, _Verdict()) if read.shadow else None,
+        abstained=verdict.abstained,
+        degraded=read.degraded,
+        audit=verdict.audit,
+    )
+
+
+def _said(scored: Scored, verdict: _Verdict) -> ModelSaid:
+    ordered = verdict.ordered or sorted(scored.probabilities.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ModelSaid(
+        model=scored.model,
+        sha256=scored.sha256,
+        language=scored.language,
+        top=tuple(Candidate(department=one, p=round(p, 4)) for one, p in ordered[:SHOWN]),
+        margin=round(verdict.margin, 4),
+        known_share=round(scored.known_share, 4),
+        threshold=round(scored.threshold, 4),
+        evidence=tuple(Feature(feature=name, weight=round(weight, 4)) for name, weight in scored.evidence),
+        would_route=verdict.department is not None or verdict.audit,
+    )
+
+
+def input_sha256(case: Case, read: Read, excluded: AbstractSet[str]) -> str:
+    """Digest exactly what was read: the fields that rules see, the text, the departments that are out."""
+    fields = {
+        "case": str(case.case_id),
+        "cycle": case.cycle,
+        "category": case.category.value,
+        "product": case.product,
+        "severity": case.severity.value,
+        "language": case.language,
+        "vulnerable": case.vulnerable,
+        "channel": case.channel,
+        "queue": case.queue,
+        "agent": case.agent,
+        "attempts": len(case.attempts),
+        "completeness": case.completeness.score if case.completeness else None,
+        "recorded_at": case.recorded_at.isoformat(),
+        "text": read.text,
+        "follows": read.follows,
+        "repeat": read.repeat,
+        "excluded": sorted(excluded),
+    }
+    return sha256(json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()).hexdigest()

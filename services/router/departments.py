@@ -1,0 +1,157 @@
+"""The departments: what they are called, when and in which language they work, how much they may hold."""
+
+import re
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal, Self, cast
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from schemas.case import Language
+from schemas.envelope import Code
+from schemas.handoffs import ACCEPT
+from schemas.topics import DEPARTMENTS
+from services.router.rules import TRIAGE, Department, Named, known_zone
+from services.router.rules.sheet import BadSheet, Part, Place, read_file, read_sheet, refuse
+
+FILE = Path(__file__).with_name("departments.yaml")
+Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_INTERVAL = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
+_DAY = 24 * 60
+
+
+class BadDepartments(BadSheet):
+    """A departments file that may not be used; names every fault with its line."""
+
+
+def _minutes(text: object) -> object:
+    found = _INTERVAL.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError(f'{text!r} is no interval; write it like "08:30-17:30"')
+    numbers = [int(part) for part in found.groups()]
+    first, last = numbers[0] * 60 + numbers[1], numbers[2] * 60 + numbers[3]
+    if not first < last <= _DAY:
+        raise ValueError(f"{text!r} does not end after it begins, on the same day; split it at midnight")
+    return first, last
+
+
+def _in_order(intervals: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    if any(earlier[1] > later[0] for earlier, later in pairwise(intervals)):
+        raise ValueError("intervals overlap or are not in order")
+    return intervals
+
+
+Interval = Annotated[tuple[int, int], BeforeValidator(_minutes)]
+"""Minutes of the wall clock: from, and up to but not with."""
+Intervals = Annotated[tuple[Interval, ...], AfterValidator(_in_order)]
+
+
+class Week(Part):
+    """When a department works; a day that is not named is free."""
+
+    mon: Intervals = ()
+    tue: Intervals = ()
+    wed: Intervals = ()
+    thu: Intervals = ()
+    fri: Intervals = ()
+    sat: Intervals = ()
+    sun: Intervals = ()
+
+
+class Profile(Part):
+    """One department.
+
+    `hours`: the name of a week of the file; `closed`: its own free days, beside the bank's; `capacity`: how
+    many open cases it may hold, None for any number; the times: None for those of the bank; `takes`: whether
+    it takes cases at all for the time being.
+    """
+
+    name: Named
+    languages: tuple[Language, ...] = Field(min_length=1)
+    hours: Code
+    closed: frozenset[date] = frozenset()
+    capacity: int | None = Field(default=None, ge=1, strict=True)
+    accept_within: timedelta | None = Field(default=None, gt=timedelta(), le=ACCEPT)
+    resolve_within: timedelta | None = Field(default=None, gt=timedelta())
+    takes: bool = Field(default=True, strict=True)
+
+
+Closed = Literal["takes_none", "language_not_spoken", "outside_hours", "full"]
+"""Why a department may not be given a case now."""
+
+
+class Departments(Part):
+    """All departments, in one zone, with the bank's closed days.
+
+    `worked`: days worked in exchange for a holiday, each with the weekday whose hours it has.
+    """
+
+    version: Annotated[Code, Field(max_length=40)]
+    zone: Annotated[str, AfterValidator(known_zone)] = "Asia/Shanghai"
+    closed: frozenset[date] = frozenset()
+    worked: dict[date, Weekday] = Field(default_factory=dict)
+    hours: dict[Code, Week]
+    departments: dict[Department, Profile]
+
+    @field_validator("departments")
+    @classmethod
+    def _all_there(cls, departments: dict[Department, Profile]) -> dict[Department, Profile]:
+        missing = [code for code in DEPARTMENTS if code not in departments]
+        if missing:
+            raise ValueError(f"without {', '.join(missing)}: a case sent there would be nobody's")
+        return departments
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        faults: list[tuple[Place, str]] = [
+            (("departments", code, "hours"), f"there are no hours {profile.hours!r}")
+            for code, profile in self.departments.items()
+            if profile.hours not in self.hours
+        ]
+        faults += [(("worked", str(day)), "is closed as well") for day in self.worked if day in self.closed]
+        triage = self.departments[TRIAGE]
+        if not triage.takes or triage.capacity is not None:
+            said = "takes every case, without limit: there is nobody behind it"
+            faults.append((("departments", TRIAGE), said))
+        refuse(faults)
+        return self
+
+    def __getitem__(self, code: str) -> Profile:
+        """Give a department's profile; raises KeyError for an unknown one."""
+        return self.departments[cast("Department", code)]
+
+    def is_open(self, code: str, at: datetime) -> bool:
+        """Tell whether a department works at a moment, by the wall clock of the bank's zone."""
+        profile, wall = self[code], at.astimezone(ZoneInfo(self.zone))
+        if wall.date() in self.closed | profile.closed:
+            return False
+        weekday = self.worked.get(wall.date(), WEEKDAYS[wall.weekday()])
+        today: tuple[tuple[int, int], ...] = getattr(self.hours[profile.hours], weekday)
+        minute = wall.hour * 60 + wall.minute
+        return any(first <= minute < last for first, last in today)
+
+    def why_not(self, code: str, language: Language, at: datetime, open_cases: int) -> Closed | None:
+        """Say why a department may not be given one more case now, of those it holds open; None: it may."""
+        profile = self[code]
+        if not profile.takes:
+            return "takes_none"
+        if language not in profile.languages:
+            return "language_not_spoken"
+        if not self.is_open(code, at):
+            return "outside_hours"
+        if profile.capacity is not None and open_cases >= profile.capacity:
+            return "full"
+        return None
+
+
+def parse_departments(text: str, source: str = "departments") -> Departments:
+    """Read departments; raises BadDepartments with every fault, its line and its reason."""
+    return read_sheet(Departments, text, source, BadDepartments)
+
+
+def load_departments(path: Path = FILE) -> Departments:
+    """Read a departments file; raises BadDepartments with every fault, its line and its reason."""
+    return parse_departments(read_file(path, BadDepartments), str(path))

@@ -1,0 +1,217 @@
+"""What decisions need beyond the case: its words, what the models say of them, what is in force."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from chassis.clock import monotonic
+from chassis.log import get_logger
+from chassis.postgres import Tx
+from chassis.step import Event
+from chassis.vault import ERASED, Vault
+from schemas.case import Case, Personal
+from services.router import store
+from services.router.classifier.model import BadModel, Model, load_model, load_models
+from services.router.classifier.text import NORMALISER, language_of
+from services.router.decision import Desk, Read, Scored
+from services.router.domain import Policy
+from services.router.rules import BadRules, Ruleset, parse_rules
+from services.router.rules.view import text_of
+
+LOOK_EVERY_S = 1.0
+TOO_SLOW_S = 0.05
+SHOWN = 5
+NOBODY = "none"
+"""Stands for a model's hash where somebody has switched the classifier off."""
+
+
+class Reading:
+    """Keeps what is in force, and reads the cases of each batch with it.
+
+    What cannot be loaded changes nothing: what was in force stays, and `faults` says what and why.
+    """
+
+    def __init__(self, vault: Vault, desk: Desk, shipped: Mapping[str, Model] | str) -> None:
+        self._vault, self._desk, self._shipped_rules = vault, desk, desk.ruleset
+        self._unavailable = shipped if isinstance(shipped, str) else None
+        self._shipped = {} if isinstance(shipped, str) else dict(shipped)
+        self._active: dict[str, Model] = dict(self._shipped)
+        self._shadow: dict[str, Model] = {}
+        self._off: frozenset[str] = frozenset()
+        self._looked_at = -LOOK_EVERY_S
+        self.faults: dict[str, str] = {"model": shipped} if isinstance(shipped, str) else {}
+        self._log = get_logger(stage="router")
+
+    async def look_up(self, tx: Tx, events: Sequence[Event[Any]], policy: Policy) -> Policy:
+        """Read what the decisions of a batch need."""
+        if monotonic() - self._looked_at >= LOOK_EVERY_S:
+            await self._refresh(tx)
+        cases = [case for event in events if (case := getattr(event.body, "case", None)) is not None]
+        if not cases:
+            return replace(policy, desk=self._desk)
+        await self._vault.ready([case.customer.customer_ref for case in cases])
+        followed = [case.follows for case in cases if case.follows is not None]
+        firsts = await store.departments_of(tx, followed) if followed else {}
+        read = {case.case_id: self._read(case, firsts) for case in cases}
+        return replace(policy, desk=self._desk, read=read)
+
+    def _read(self, case: Case, firsts: Mapping[UUID, str]) -> Read:
+        text = self.text_of(case)
+        scored, shadow, degraded = None, None, None
+        if text is not None:
+            began = monotonic()
+            scored = self.score(text, self._active)
+            if monotonic() - began > TOO_SLOW_S:
+                scored, degraded = None, "classifier_slow"
+            elif scored is None and not self._off:
+                degraded = self._unavailable and "classifier_unavailable"
+            shadow = self.score(text, self._shadow)
+        follows = firsts.get(case.follows) if case.follows else None
+        return Read(text=text, scored=scored, shadow=shadow, degraded=degraded, follows=follows)
+
+    def text_of(self, case: Case) -> str | None:
+        """Open the customer's words; None once they are erased. The customer's key must be at hand."""
+        opened = self._vault.open(case.customer.customer_ref, case.customer.sealed)
+        if opened == ERASED:
+            return None
+        try:
+            personal = Personal.parse(opened)
+        except ValueError:
+            return None
+        return text_of(personal)
+
+    @staticmethod
+    def score(text: str, models: Mapping[str, Model]) -> Scored | None:
+        """Score a text with the model of its language; None without one."""
+        language = language_of(text)
+        if language is None:
+            return _unscored(models)
+        model = models.get(language)
+        return scored_by(model, text) if model is not None else None
+
+    # ------------------------------------------------------------ what is in force
+
+    async def _refresh(self, tx: Tx) -> None:
+        self._looked_at = monotonic()
+        rules, models, restricted = await store.in_force(tx)
+        ruleset = await self._ruleset(tx, rules)
+        self._desk = replace(self._desk, ruleset=ruleset, restricted=restricted, normaliser=NORMALISER)
+        wanted = {role: {} for role in ("active", "shadow")}  # type: dict[str, dict[str, str]]
+        for (role, language), digest in models.items():
+            wanted[role][language] = digest
+        self._off = frozenset(language for language, digest in wanted["active"].items() if digest == NOBODY)
+        self._active = await self._models(tx, "active", wanted["active"], self._shipped, self._active)
+        self._shadow = await self._models(tx, "shadow", wanted["shadow"], {}, self._shadow)
+
+    async def _ruleset(self, tx: Tx, digest: str | None) -> Ruleset:
+        current = self._desk.ruleset
+        if digest is None:
+            return self._shipped_rules
+        if digest == current.sha256:
+            return current
+        document = await store.ruleset(tx, digest)
+        try:
+            loaded = parse_rules(document or "", f"ruleset {digest[:12]}")
+        except BadRules as error:
+            self._fault("rules", str(error))
+            return current
+        self.faults.pop("rules", None)
+        self._log.info("ruleset_in_force", version=loaded.ruleset, sha256=loaded.sha256)
+        return loaded
+
+    async def _models(
+        self,
+        tx: Tx,
+        role: str,
+        wanted: Mapping[str, str],
+        shipped: Mapping[str, Model],
+        current: Mapping[str, Model],
+    ) -> dict[str, Model]:
+        found = {language: model for language, model in shipped.items() if language not in wanted}
+        for language, digest in wanted.items():
+            if digest == NOBODY:
+                continue
+            known = current.get(language)
+            if known is not None and known.sha256 == digest:
+                found[language] = known
+                continue
+            try:
+                found[language] = await asyncio.to_thread(unpack, await store.model(tx, digest), digest)
+                self.faults.pop(f"{role} {language}", None)
+                self._log.info("model_in_force", role=role, language=language, sha256=digest)
+            except BadModel as error:
+                self._fault(f"{role} {language}", str(error))
+                if known is not None:
+                    found[language] = known
+        return found
+
+    def _fault(self, what: str, why: str) -> None:
+        if self.faults.get(what) != why:
+            self._log.error("not_in_force", what=what, why=why)
+        self.faults[what] = why
+
+
+def scored_by(model: Model, text: str) -> Scored:
+    """Say what a model makes of a text, as decisions read it."""
+    scored, limits = model.score(text), model.limits
+    weak = scored.abstention(limits)
+    return Scored(
+        model=model.card.version,
+        sha256=model.sha256,
+        language=model.card.language,
+        probabilities=dict(scored.ranked),
+        known_share=scored.known,
+        threshold=limits.threshold if limits.threshold is not None else 1.0,
+        least_margin=limits.margin,
+        evidence=tuple((one.gram, one.weight) for one in scored.evidence(scored.department, SHOWN)),
+        abstains=weak if weak in ("too_short", "unknown_words") or limits.threshold is None else None,
+    )
+
+
+def _unscored(models: Mapping[str, Model]) -> Scored | None:
+    """A text in no language that any model reads: that is said, too."""
+    if not models:
+        return None
+    model = next(iter(models.values()))
+    nothing = dict.fromkeys(model.card.departments, 0.0)
+    return Scored("-", "-", "-", nothing, 0.0, 1.0, 0.0, (), "language_unsupported")
+
+
+def pack(folder: Path) -> bytes:
+    """Put a model's files into one value, the inverse of `unpack`."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, path.name)
+    return packed.getvalue()
+
+
+def unpack(content: bytes | None, sha256: str) -> Model:
+    """Load a model that was stored; raises BadModel when it is gone, damaged or not the one that is meant."""
+    if content is None:
+        raise BadModel(f"model {sha256[:12]} is not stored: `hotline model store` it again")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if any("/" in name or name.startswith(".") for name in archive.namelist()):
+                    raise BadModel(f"model {sha256[:12]}: its archive names other folders")
+                archive.extractall(folder)
+        except zipfile.BadZipFile:
+            raise BadModel(f"model {sha256[:12]}: not an archive") from None
+        return load_model(Path(folder), sha256)
+
+
+def load_shipped(folder: Path) -> Mapping[str, Model] | str:
+    """Load the models of the installation, or say why not: then cases go to triage, and say so."""
+    try:
+        return load_models(folder)
+    except (BadModel, OSError) as error:
+        return str(error)

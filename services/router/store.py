@@ -1,0 +1,102 @@
+"""The router's SQL: the reading copy of its cases, the rules and models in force."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from chassis.postgres import Tx
+from services.router.domain import Routing
+
+_COLUMNS = {
+    "case_id": "uuid", "case_no": "text", "cycle": "int", "language": "text", "customer_ref": "text",
+    "phase": "text", "department": "text", "stage": "text", "rule": "text", "attempt_no": "int",
+    "moves": "int", "changed_at": "timestamptz", "recorded_at": "timestamptz", "suggested": "text",
+    "suggested_p": "float8", "top": "text", "would_route": "bool", "known_share": "float8",
+    "model_sha256": "text", "abstained": "text", "degraded": "text", "audit": "bool", "label": "text",
+    "label_source": "text", "label_at": "timestamptz",
+}  # fmt: skip
+_WRITE = (
+    f"insert into routings ({', '.join(_COLUMNS)}) select * from unnest("
+    + ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(_COLUMNS.values(), 1))
+    + ") on conflict (case_id) do update set "
+    + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS if name != "case_id")
+)
+
+
+async def write_routings(tx: Tx, routings: Sequence[Any]) -> None:
+    """Rewrite the reading copy of these cases, in the transaction that stores them."""
+    rows = [_row(routing) for routing in routings]
+    await tx.execute(_WRITE, *(list(column) for column in zip(*rows, strict=True)))
+
+
+def _row(routing: Routing) -> tuple[Any, ...]:
+    case, why, label = routing.case, routing.explanation, routing.label
+    model = why.model if why else None
+    first = model.top[0] if model and model.top else None
+    return (
+        case.case_id,
+        case.case_no,
+        case.cycle,
+        case.language,
+        case.customer.customer_ref,
+        routing.phase,
+        routing.department,
+        routing.stage,
+        routing.rule,
+        routing.attempt_no,
+        routing.moves,
+        routing.changed_at,
+        case.recorded_at,
+        first.department if first else None,
+        first.p if first else None,
+        json.dumps([[one.department, one.p] for one in model.top] if model else []),
+        model.would_route if model else False,
+        model.known_share if model else None,
+        model.sha256 if model else None,
+        why.abstained if why else None,
+        why.degraded if why else None,
+        why.audit if why else False,
+        label.department if label else None,
+        label.source if label else None,
+        label.at if label else None,
+    )
+
+
+async def departments_of(tx: Tx, cases: Sequence[UUID]) -> dict[UUID, str]:
+    """Tell which department has, or had, each of these cases."""
+    rows = await tx.fetch(
+        "select case_id, department from routings where case_id = any($1::uuid[]) and department is not null",
+        cases,
+    )
+    return {row["case_id"]: row["department"] for row in rows}
+
+
+async def in_force(tx: Tx) -> tuple[str | None, dict[tuple[str, str], str], frozenset[str]]:
+    """Read what is in force: the ruleset's hash, models' by role and language, restricted departments.
+
+    What was never activated is missing: then the files of the installation count.
+    """
+    row = await tx.fetchrow(
+        "select (select sha256 from rulesets order by activation_id desc limit 1) as ruleset,"
+        " array(select role || '|' || language || '|' || sha256 from (select distinct on (role, language)"
+        " role, language, sha256 from model_activations order by role, language, activation_id desc) m)"
+        " as models, array(select department from restrictions) as restricted"
+    )
+    parts = [entry.split("|", 2) for entry in row["models"]]
+    models = {(role, language): digest for role, language, digest in parts}
+    return row["ruleset"], models, frozenset(row["restricted"])
+
+
+async def ruleset(tx: Tx, sha256: str) -> str | None:
+    """Read the text of a ruleset that was activated."""
+    found: str | None = await tx.fetchval(
+        "select document from rulesets where sha256 = $1 order by activation_id desc limit 1", sha256
+    )
+    return found
+
+
+async def model(tx: Tx, sha256: str) -> bytes | None:
+    """Read a stored model."""
+    found: bytes | None = await tx.fetchval("select content from models where sha256 = $1", sha256)
+    return found
