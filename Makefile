@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
+TRAIN := $(VENV)/.train
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate
 
-.PHONY: help setup demo up down status test lock check schemas bench bench-ledger test-faults clean
+.PHONY: help setup demo up down status test lock check schemas bench bench-ledger bench-intake bench-router test-faults clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +20,10 @@ $(RUNTIME): requirements.lock pyproject.toml deploy/setup.sh
 
 $(DEV): requirements-dev.lock $(RUNTIME)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh deploy/setup.sh requirements-dev.lock
+	@touch $@
+
+$(TRAIN): requirements-train.lock $(DEV)
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh deploy/setup.sh requirements-train.lock
 	@touch $@
 
 demo: $(RUNTIME) ## play the hotline once: a recorded PBX in, told customers out (ARGS="--calls 500")
@@ -56,6 +61,14 @@ bench: $(DEV) ## speed and cost, in pairs against bench/naive (ARGS="--quick")
 
 bench-ledger: $(DEV) ## how fast the observer reads, and what watching costs the stages
 	@$(BIN)/python -m bench.ledger $(ARGS)
+
+bench-intake: $(DEV) ## how telephony comes in; wait estimate and forecast against real calls
+	@$(BIN)/python -m bench.intake $(ARGS)
+	@$(BIN)/python -m bench.waiting
+	@$(BIN)/python -m bench.forecast
+
+bench-router: $(TRAIN) ## the classifier on public sets, decisions per second; needs scikit-learn, installed apart
+	@$(BIN)/python -m bench.router $(ARGS)
 
 test-faults: $(DEV) ## the long fault runs
 	@$(BIN)/pytest -m faults $(ARGS)

@@ -1,4 +1,4 @@
-"""The verbs about routing rules: check and test a file, explain a case, compare versions, find idle rules.
+"""The verbs about routing rules: check, test, explain, compare, find idle ones, put in force.
 
 Exit codes: 0 fine, 1 the rules or a test have a fault, 2 usage, 3 cannot reach.
 """
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import show
+from cli.model import By, Reason, act_of, in_router
 from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from chassis.postgres import Tx
     from chassis.vault import Vault
     from cli.world import World
     from schemas.case import Case
@@ -458,3 +460,52 @@ def _text(vault: Vault, case: Case) -> str | None:
 
     opened = vault.open(case.customer.customer_ref, case.customer.sealed)
     return None if opened == ERASED else text_of(Personal.model_validate_json(opened))
+
+
+# ------------------------------------------------------------ in force
+
+
+@rules_app.command("activate")
+def activate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rules file.")],
+    reason: Reason,
+    by: By = "",
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Check a rules file, run its tests, and put it in force; the router takes it up within a second."""
+    from services.router import lessons
+
+    faults = _failed(_usable(file), file)
+    if faults:
+        _refuse(file, faults)
+        raise typer.Exit(PROBLEM)
+    document = file.read_text("utf-8")
+    done = in_router(folder, lambda tx: lessons.activate_rules(tx, document, act_of(by, reason)))
+    _tell(*done, json=json)
+
+
+@rules_app.command("rollback")
+def rollback(
+    to: Annotated[str, typer.Option("--to", metavar="SHA|VERSION", help="Rules that were in force once.")],
+    reason: Reason,
+    by: By = "",
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Put rules in force again that were in force once, as they were written then."""
+    from services.router import lessons
+
+    async def work(tx: Tx) -> tuple[Ruleset, bool]:
+        return await lessons.activate_rules(tx, await lessons.rules_named(tx, to), act_of(by, reason))
+
+    _tell(*in_router(folder, work), json=json)
+
+
+def _tell(ruleset: Ruleset, changed: bool, *, json: bool) -> None:  # noqa: FBT001 - a pair taken apart
+    if json:
+        show.as_json({**_identity(ruleset), "changed": changed})
+    else:
+        word = "in force from now on" if changed else "in force already"
+        _print([f"{word}: {_in_words(_identity(ruleset))}"])
+    raise typer.Exit(FINE)

@@ -50,6 +50,7 @@ _CONTACT: tuple[type[Body], ...] = (
     intake.CallbackAttempted,
     intake.CallbackCancelled,
     intake.CallbackCancellationRequested,
+    intake.CallbackAttemptReported,
 )
 """What any fact about a call may bring about: facts arrive in any order, the last one decides."""
 

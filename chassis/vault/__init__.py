@@ -138,30 +138,32 @@ class Vault:
 
     async def ready(self, refs: Sequence[str], *, create: bool = False) -> None:
         """Have the keys of these customers at hand, making them when `create`."""
-        fresh = monotonic() - _CACHE_SECONDS
-        missing = sorted({ref for ref in refs if self._lacks(ref, fresh, create=create)})
-        if not missing:
-            return
+        wanted, fresh = set(refs), monotonic() - _CACHE_SECONDS
+        while missing := sorted(ref for ref in wanted if self._lacks(ref, fresh, create=create)):
+            await self._fetch(missing, create=create)
+        for ref in wanted:
+            self._keys.move_to_end(ref)
+        while len(self._keys) > max(self._cached, len(wanted)):
+            self._keys.popitem(last=False)
+
+    async def _fetch(self, refs: Sequence[str], *, create: bool) -> None:
         async with self._database.session() as tx:
             if create:
                 await tx.execute(
                     "insert into customer_keys (customer_ref, wrapped)"
                     " select * from unnest($1::text[], $2::bytea[]) on conflict do nothing",
-                    missing,
-                    [self._master.wrap(AESGCM.generate_key(256), ref.encode()) for ref in missing],
+                    refs,
+                    [self._master.wrap(AESGCM.generate_key(256), ref.encode()) for ref in refs],
                 )
             rows = await tx.fetch(
                 "select customer_ref, wrapped from customer_keys where customer_ref = any($1::text[])",
-                missing,
+                refs,
             )
         found = {row["customer_ref"]: row["wrapped"] for row in rows}
-        for ref in missing:
+        for ref in refs:
             wrapped = found.get(ref)
             key = _CustomerKey(self._master.unwrap(wrapped, ref.encode())) if wrapped else None
             self._keys[ref] = (monotonic(), key)
-            self._keys.move_to_end(ref)
-        while len(self._keys) > self._cached:
-            self._keys.popitem(last=False)
 
     def _lacks(self, ref: str, fresh: float, *, create: bool) -> bool:
         """Whether a key must be read: never seen, seen too long ago, or known to be absent and now wanted."""

@@ -7,7 +7,7 @@ with any repetition, give the same contact.
 
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import Field
@@ -37,7 +37,11 @@ MEANINGLESS = "unknown"
 
 
 class Visit(Body):
-    """One stay in a queue, and the talk that it led to; durations in milliseconds."""
+    """One stay in a queue, and the talk that it led to; durations in milliseconds.
+
+    `queue_told`, `answer_told`: the queueing, the answer was told itself, not only inferred from what
+    came after it.
+    """
 
     number: int
     queue: Code
@@ -50,6 +54,8 @@ class Visit(Body):
     wait_ms: int | None = None
     talk_ended_at: Moment | None = None
     talk_ms: int | None = None
+    queue_told: bool = False
+    answer_told: bool = False
 
 
 class Told(Body):
@@ -75,12 +81,14 @@ class Captured(Body):
 class Callback(Body):
     """A promise to call back: `open` until answered, exhausted or cancelled.
 
-    `number` is another number than the caller's own, sealed with the key of `customer_ref`.
+    `number` is another number than the caller's own, sealed with the key of `customer_ref`; `asked_at` is
+    when the caller asked, `wished_at` the time that was asked for.
     """
 
     queue: Code
     customer_ref: Identifier | None = None
     number: Cipher | None = None
+    asked_at: Moment | None = None
     wished_at: Moment | None = None
     state: Literal["wished", "open", "overdue", "answered", "exhausted", "cancelled"] = "wished"
     due_at: Moment | None = None
@@ -149,7 +157,7 @@ class Contact(Body):
         """Why the caller got no agent: None while that is open, or when an agent answered."""
         if self.answered is not None:
             return None
-        if self.visits and self.visits[-1].left is not None:
+        if self.visits:
             return self.visits[-1].left
         return f"refused_{self.refused}" if self.refused else None
 
@@ -196,45 +204,43 @@ def offered(contact: Contact, event: CallOffered) -> Contact:
 
 
 def queued(contact: Contact, event: CallQueued) -> Contact:
-    """The caller waits."""
+    """The caller waits; whoever has asked to be called back keeps this place."""
     visit = _visit(contact, event.visit, event.queue)
-    return _with(
-        contact,
-        visit.model_copy(
-            update={
-                "queued_at": _earlier(visit.queued_at, event.occurred_at),
-                "priority": visit.priority if visit.priority is not None else event.priority,
-            }
-        ),
-    )
+    known = {
+        "queued_at": _earlier(visit.queued_at if visit.queue_told else None, event.occurred_at),
+        "queue_told": True,
+        "priority": visit.priority if visit.priority is not None else event.priority,
+    }
+    contact = _with(contact, visit.model_copy(update=known))
+    callback = contact.callback
+    if callback is None or callback.asked_at is None or callback.queue != event.queue:
+        return contact
+    since = _place_kept(contact, event.queue, callback.asked_at)
+    return contact.model_copy(update={"callback": callback.model_copy(update={"waiting_since": since})})
 
 
 def answered(contact: Contact, event: CallAnswered) -> Contact:
     """An agent has the call; that the same stay was also called left is a mistake of its source."""
     visit = _visit(contact, event.visit, event.queue)
-    known = {
-        "answered_at": _earlier(visit.answered_at, event.occurred_at),
-        "agent": visit.agent or event.agent,
-        "wait_ms": event.wait_ms,
-        "left_at": None,
-        "left": None,
-    }
-    if visit.queued_at is None:
-        known["queued_at"] = event.occurred_at - timedelta(milliseconds=max(0, event.wait_ms))
-    return _with(contact, visit.model_copy(update=known))
+    return _with(contact, _taken(visit, _Answer(True, event.occurred_at, event.agent, event.wait_ms)))
 
 
 def left(contact: Contact, event: QueueLeft) -> Contact:
-    """The caller left the queue; the reason that says more is kept."""
+    """The caller left the queue; the reason that says more is kept, the longer of two waits too."""
     visit = _visit(contact, event.visit, event.queue)
     if visit.answered_at is not None:
         return contact
-    if visit.left is not None and _REASONS.index(visit.left) >= _REASONS.index(event.reason):
-        return contact
-    known: dict[str, Any] = {"left_at": event.occurred_at, "left": event.reason}
-    if event.wait_ms is not None:
-        known["wait_ms"] = event.wait_ms
+    waits = [wait for wait in (visit.wait_ms, event.wait_ms) if wait is not None]
+    known: dict[str, Any] = {"wait_ms": max(waits, default=None)}
+    says = _leaving(event.reason, event.occurred_at)
+    if visit.left is None or visit.left_at is None or says > _leaving(visit.left, visit.left_at):
+        known |= {"left_at": event.occurred_at, "left": event.reason}
     return _with(contact, visit.model_copy(update=known))
+
+
+def _leaving(reason: str, at: datetime) -> tuple[int, float]:
+    """How much a leaving says; of two with the same reason the earlier counts."""
+    return _REASONS.index(reason), -at.timestamp()
 
 
 def refused(contact: Contact, event: CallRefused) -> Contact:
@@ -247,15 +253,11 @@ def refused(contact: Contact, event: CallRefused) -> Contact:
 def talked(contact: Contact, event: TalkEnded) -> Contact:
     """One talk is over; that it took place is also an answer, if the answer itself was lost."""
     visit = _visit(contact, event.visit, event.queue)
-    known: dict[str, Any] = {
-        "talk_ended_at": visit.talk_ended_at or event.occurred_at,
-        "talk_ms": event.talk_ms if visit.talk_ms is None else visit.talk_ms,
-    }
-    if visit.answered_at is None:
-        began = event.occurred_at - timedelta(milliseconds=max(0, event.talk_ms))
-        known |= {"answered_at": began, "agent": event.agent, "left": None, "left_at": None}
-        known["wait_ms"] = event.wait_ms if visit.wait_ms is None else visit.wait_ms
-    return _with(contact, visit.model_copy(update=known))
+    told = (event.occurred_at, event.talk_ms)
+    if visit.talk_ended_at is None or told < (visit.talk_ended_at, visit.talk_ms or 0):
+        visit = visit.model_copy(update={"talk_ended_at": event.occurred_at, "talk_ms": event.talk_ms})
+    began = event.occurred_at - timedelta(milliseconds=max(0, event.talk_ms))
+    return _with(contact, _taken(visit, _Answer(False, began, event.agent, event.wait_ms)))
 
 
 def held(contact: Contact, event: CallHeld) -> Contact:
@@ -299,13 +301,13 @@ def wished(contact: Contact, event: CallbackRequested) -> Contact:
     """The caller wants to be called back, and keeps the place: the wait began with the queue."""
     if contact.callback is not None:
         return contact
-    stays = [visit.queued_at for visit in contact.visits if visit.queue == event.queue and visit.queued_at]
     callback = Callback(
         queue=event.queue,
         customer_ref=event.customer_ref if event.number else None,
         number=event.number,
+        asked_at=event.occurred_at,
         wished_at=event.due_at,
-        waiting_since=max(stays, default=event.occurred_at),
+        waiting_since=_place_kept(contact, event.queue, event.occurred_at),
     )
     return contact.model_copy(update={"callback": callback})
 
@@ -319,6 +321,45 @@ def ended(contact: Contact, event: CallEnded) -> Contact:
 
 def _earlier(one: datetime | None, other: datetime) -> datetime:
     return other if one is None else min(one, other)
+
+
+class _Answer(NamedTuple):
+    """An answer as one fact has it; `told` or only inferred from the end of the talk."""
+
+    told: bool
+    at: datetime
+    agent: str
+    wait_ms: int | None
+
+    @property
+    def rank(self) -> tuple[bool, datetime, str, int]:
+        return not self.told, self.at, self.agent, -1 if self.wait_ms is None else self.wait_ms
+
+
+def _taken(visit: Visit, answer: _Answer) -> Visit:
+    """Have an agent take the call: what was told counts before what is inferred, the earlier first."""
+    if visit.answered_at is not None:
+        known = _Answer(visit.answer_told, visit.answered_at, visit.agent or "", visit.wait_ms)
+        if known.rank <= answer.rank:
+            return visit
+    update: dict[str, Any] = {
+        "answered_at": answer.at,
+        "answer_told": answer.told,
+        "agent": answer.agent,
+        "wait_ms": answer.wait_ms,
+        "left_at": None,
+        "left": None,
+    }
+    if not visit.queue_told:
+        waited = answer.wait_ms
+        update["queued_at"] = None if waited is None else answer.at - timedelta(milliseconds=max(0, waited))
+    return visit.model_copy(update=update)
+
+
+def _place_kept(contact: Contact, queue: str, asked_at: datetime) -> datetime:
+    """Tell since when who asks to be called back has waited: his last stay in that queue before."""
+    stays = [visit.queued_at for visit in contact.visits if visit.queue == queue and visit.queued_at]
+    return max((at for at in stays if at <= asked_at), default=asked_at)
 
 
 def _visit(contact: Contact, number: int, queue: str) -> Visit:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from chassis.ids import case_number, derived_id
 from chassis.step import Cancel, Decider, Decisions, Event, Ignored, Outcome, Refused, Step, Timer, Waiting
+from schemas import handoffs
 from schemas.case import Case, Customer
 from schemas.envelope import Body
 from schemas.intake import (
@@ -137,22 +138,6 @@ def _repeat(contact: Contact, known: Known, policy: Policy) -> RepeatNoticed:
     )
 
 
-def on_answered(event: Event[CallAnswered], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
-    """From here on somebody owes a record; if it is we who called, the promise is kept."""
-    contact = facts.answered(facts.seen(state, event.body), event.body)
-    kept: list[Body] = []
-    if contact.callback_of is not None and (state is None or state.agent is None):
-        kept.append(
-            CallbackAttemptReported(
-                call_id=contact.callback_of,
-                agent=event.body.agent,
-                outcome="answered",
-                by_call_id=contact.call_id,
-            )
-        )
-    return _weigh(state, contact, now, policy, "answered", kept)
-
-
 def on_informative(event: Event[Body], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
     """A fact that changes nobody's duty; it stays on the topic for statistics."""
     return Ignored("informative")
@@ -167,7 +152,7 @@ def _weigh(
     said: Sequence[Body] = (),
 ) -> Outcome:
     """See what is due now, from what is known and not from what came last: the order cannot matter."""
-    events = list(said)
+    events = [*said, *_promise_kept(before, contact)]
     timers: list[Timer | Cancel] = []
     if before is None:
         timers.append(Timer(LOST_TRACK, now + policy.longest_call))
@@ -182,6 +167,15 @@ def _weigh(
     if contact.ended_at is None:
         return Step(contact, tuple(events), tuple(timers), note=note)
     return _after_the_end(before, contact, policy, now, events, timers)
+
+
+def _promise_kept(before: Contact | None, contact: Contact) -> list[Body]:
+    """If it is we who call, and the customer talks with an agent, somebody has called back."""
+    asked_by, agent = contact.callback_of, contact.agent
+    if asked_by is None or agent is None or (before and before.callback_of and before.agent):
+        return []
+    by = contact.call_id
+    return [CallbackAttemptReported(call_id=asked_by, agent=agent, outcome="answered", by_call_id=by)]
 
 
 def _in_phase(contact: Contact) -> Contact:
@@ -204,21 +198,22 @@ def _after_the_end(
     timers: list[Timer | Cancel],
 ) -> Step:
     """An answered call owes its record, a promised one its callback; any other is closed with its reason."""
-    ended_now = before is None or before.ended_at is None
+    ended_at = contact.ended_at or contact.first_at
+    ended_now = before is None or before.ended_at != ended_at
     if ended_now:
         timers.append(Cancel(LOST_TRACK))
     if contact.agent is not None:
         if (ended_now or before is None or before.agent is None) and not contact.overdue:
-            due = (contact.ended_at or contact.first_at) + policy.wrap_up
-            timers += [Cancel(SETTLE), Timer(WRAP_UP, due)]
+            timers += [Cancel(SETTLE), Timer(WRAP_UP, ended_at + policy.wrap_up)]
         return Step(contact, tuple(events), tuple(timers), note="record_owed")
     if contact.phase == "callback":
         return Step(contact, tuple(events), (*timers, Cancel(SETTLE)), note="callback_owed")
     if contact.left is not None and contact.left != MEANINGLESS:
         return _closed(contact, contact.left, events, timers)
     if ended_now:
-        # Telephony may still deliver why: feeds of one switch overtake each other.
-        timers.append(Timer(SETTLE, now + policy.settle))
+        # Telephony may still deliver why: feeds of one switch overtake each other. But not beyond the
+        # deadline of the end itself: the ledger takes a timer that is set behind it for lost.
+        timers.append(Timer(SETTLE, min(now + policy.settle, ended_at + handoffs.WRAP_UP)))
     return Step(contact, tuple(events), tuple(timers), note="ended_unexplained")
 
 
@@ -410,7 +405,7 @@ def on_timer(event: Event[TimerFired], state: Contact | None, now: datetime, pol
         return Ignored("no_longer_needed")
     match event.body.timer:
         case "callback":
-            return _callback_overdue(state)
+            return _callback_overdue(state, event.body.due_at)
         case "settle" if not state.over and state.ended_at is not None and state.agent is None:
             return _closed(state, _reason_at_last(state))
         case "wrap-up" if not state.over and state.ended_at is not None:
@@ -436,9 +431,12 @@ def _record_overdue(contact: Contact) -> Outcome:
     return Step(contact.model_copy(update={"overdue": True}), (body,))
 
 
-def _callback_overdue(contact: Contact) -> Outcome:
+def _callback_overdue(contact: Contact, fired_for: datetime) -> Outcome:
     callback = contact.callback
     if callback is None or callback.state != "open" or callback.due_at is None:
+        return Ignored("no_longer_needed")
+    if fired_for < callback.due_at:
+        # Somebody has called meanwhile, and will call again.
         return Ignored("no_longer_needed")
     late = contact.model_copy(update={"callback": callback.model_copy(update={"state": "overdue"})})
     body = CallbackOverdue(call_id=contact.call_id, queue=callback.queue, due_at=callback.due_at)
@@ -448,7 +446,7 @@ def _callback_overdue(contact: Contact) -> Outcome:
 DECISIONS: Decisions = {
     CallOffered: on_offered,
     CallQueued: _on(facts.queued, "queued"),
-    CallAnswered: on_answered,
+    CallAnswered: _on(facts.answered, "answered"),
     CallRefused: _on(facts.refused, "refused"),
     QueueLeft: _on(facts.left, "left_queue"),
     CallEnded: _on(facts.ended, "ended"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import blake2b, sha256
 from typing import Literal, TypeAlias
@@ -26,7 +26,7 @@ from services.router.rules import TRIAGE, Ruled, Ruleset, view_of
 from services.router.rules import decide as rule
 
 Stage: TypeAlias = Literal["hold", "safety", "rule", "model", "triage", "ruling"]
-SHOWN = 3
+SHOWN, WIDEST = 3, 40
 AUDITED = 50
 """Of so many cases that the classifier would route, a person judges one without seeing what it said."""
 
@@ -48,6 +48,10 @@ class Scored:
     least_margin: float
     evidence: tuple[tuple[str, float], ...] = ()
     abstains: str | None = None
+
+
+UNSUPPORTED = Scored("-", "-", "-", {}, 0.0, 1.0, 0.0, abstains="language_unsupported")
+"""What is said of a text in a language that no model reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,12 @@ class Desk:
     restricted: frozenset[str] = frozenset()
     normaliser: int = 0
     audits: bool = True
+
+    @property
+    def shut(self) -> frozenset[str]:
+        """The departments that take no case for the time being, neither by rule nor by classifier."""
+        profiles = self.departments.departments if self.departments else {}
+        return frozenset(code for code, profile in profiles.items() if not profile.takes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +124,10 @@ def decide(
 ) -> Choice:
     """Choose the department of a case that nobody has assigned; `excluded` are those that gave it back."""
     view = view_of(case, ZoneInfo(desk.ruleset.zone), text=read.text, repeat=read.repeat)
-    ruled = rule(view, desk.ruleset, excluded)
+    ruled = rule(view, desk.ruleset, excluded | desk.shut)
     verdict = _judge(case, read, ruled, desk, now)
-    explanation = _explain(case, read, ruled, verdict, desk, cause, excluded)
+    shadow = _verdict(case, read.shadow, ruled, desk, now) if read.shadow else None
+    explanation = _explain(case, read, ruled, verdict, shadow, desk, cause, excluded)
     severity = ruled.severity or case.severity
     if ruled.rule is not None and ruled.rule.band == "safety":
         return Choice(ruled.department, "safety", ruled.rule.id, explanation, ruled.assist, severity)
@@ -142,30 +153,33 @@ def hold(
     excluded: AbstractSet[str] = frozenset(),
 ) -> Choice:
     """Keep a person's word; what rules and classifier would have said is recorded beside it."""
-    alone = decide(case, read, desk, now, cause=cause, excluded=excluded)
+    # Who passes a case on has seen what was said of it: only a ruling can judge a sample blind.
+    asked = desk if stage == "ruling" else replace(desk, audits=False)
+    alone = decide(case, read, asked, now, cause=cause, excluded=excluded)
     return Choice(department, stage, why, alone.explanation, (), alone.severity)
 
 
 def _judge(case: Case, read: Read, ruled: Ruled, desk: Desk, now: datetime) -> _Verdict:
-    scored = read.scored
-    if scored is None:
+    if read.scored is None:
         return _Verdict(abstained="classifier_unavailable" if read.degraded else None)
+    verdict = _verdict(case, read.scored, ruled, desk, now)
+    asked = ruled.rule is None and read.follows not in ruled.candidates
+    if asked and verdict.department and desk.audits and _audited(case.case_id, case.cycle):
+        verdict.department, verdict.abstained, verdict.audit = None, "audit_sample", True
+    return verdict
+
+
+def _verdict(case: Case, scored: Scored, ruled: Ruled, desk: Desk, now: datetime) -> _Verdict:
     ordered = sorted(
         ((one, p) for one, p in scored.probabilities.items() if one in ruled.candidates),
         key=lambda pair: (-pair[1], pair[0]),
     )
-    verdict = _Verdict(ordered=ordered)
     if not ordered:
-        verdict.abstained = "no_candidate"
-        return verdict
+        return _Verdict(abstained=scored.abstains or "no_candidate")
     (first, best), following = ordered[0], ordered[1][1] if len(ordered) > 1 else 0.0
-    verdict.margin = best - following
-    verdict.abstained = _abstention(scored, first, best, verdict.margin, desk, case, now)
-    if verdict.abstained is None and desk.audits and _audited(case.case_id, case.cycle):
-        verdict.abstained, verdict.audit = "audit_sample", True
-    if verdict.abstained is None:
-        verdict.department = first
-    return verdict
+    margin = best - following
+    abstained = _abstention(scored, first, best, margin, desk, case, now)
+    return _Verdict(None if abstained else first, abstained, margin, ordered=ordered)
 
 
 def _abstention(
@@ -192,6 +206,7 @@ def _explain(
     read: Read,
     ruled: Ruled,
     verdict: _Verdict,
+    shadow: _Verdict | None,
     desk: Desk,
     cause: UUID,
     excluded: AbstractSet[str],
@@ -213,7 +228,7 @@ def _explain(
         candidates=ruled.candidates,
         excluded=tuple(sorted(excluded)),
         model=_said(read.scored, verdict) if read.scored else None,
-        shadow=_said(read.shadow, _Verdict()) if read.shadow else None,
+        shadow=_said(read.shadow, shadow) if read.shadow and shadow else None,
         abstained=verdict.abstained,
         degraded=read.degraded,
         audit=verdict.audit,
@@ -221,16 +236,17 @@ def _explain(
 
 
 def _said(scored: Scored, verdict: _Verdict) -> ModelSaid:
-    ordered = verdict.ordered or sorted(scored.probabilities.items(), key=lambda pair: (-pair[1], pair[0]))
     return ModelSaid(
         model=scored.model,
         sha256=scored.sha256,
         language=scored.language,
-        top=tuple(Candidate(department=one, p=round(p, 4)) for one, p in ordered[:SHOWN]),
+        top=tuple(Candidate(department=one, p=round(p, 4)) for one, p in verdict.ordered[:SHOWN]),
         margin=round(verdict.margin, 4),
         known_share=round(scored.known_share, 4),
         threshold=round(scored.threshold, 4),
-        evidence=tuple(Feature(feature=name, weight=round(weight, 4)) for name, weight in scored.evidence),
+        evidence=tuple(
+            Feature(feature=name[:WIDEST], weight=round(weight, 4)) for name, weight in scored.evidence
+        ),
         would_route=verdict.department is not None or verdict.audit,
     )
 

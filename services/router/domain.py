@@ -88,7 +88,12 @@ def on_reopened(event: Event[CaseReopened], state: Routing | None, now: datetime
     body = event.body
     if state is not None and state.case.cycle >= body.cycle:
         return Ignored("cycle_already_routed")
-    base = Routing(phase="parked", case=body.case, attempt_no=state.attempt_no if state else 0)
+    base = Routing(
+        phase="parked",
+        case=body.case,
+        attempt_no=state.attempt_no if state else 0,
+        label=state.label if state else None,
+    )
     if body.department in DEPARTMENTS:
         return _keep(event, base, body.department, "hold", "prior_department", now, policy)
     return _route(event, base, now, policy)
@@ -128,14 +133,19 @@ def _moved(
         update={
             "case": case,
             "moves": state.moves + (0 if body.department == TRIAGE else 1),
-            "label": _lesson(body, proposed, now) if known else state.label,
+            "label": (_lesson(body, proposed, now) if known else None) or state.label,
         }
     )
     if base.moves > policy.moves_before_ruling:
         return _park(base, "too_many_returns", now, policy)
     if known:
         return _keep(event, base, proposed, "hold", "proposed_by_department", now, policy)
-    return _route(event, base, now, policy, excluded=frozenset({body.department}))
+    return _route(event, base, now, policy, excluded=_gave_it_back(case) | {body.department})
+
+
+def _gave_it_back(case: Case) -> frozenset[str]:
+    """Who has said that the case is not its own; triage said nothing of the kind, whatever it passed on."""
+    return frozenset(one.department for one in case.attempts if one.ended == "returned") - {TRIAGE}
 
 
 def _lesson(body: Any, proposed: str, now: datetime) -> Label | None:
@@ -163,7 +173,7 @@ def on_assignment_requested(
     source: Literal["audit", "ruling", "triage"] = "audit" if audit else "ruling" if parked else "triage"
     label = Label(department=department, source=source, at=now)
     base = state.model_copy(update={"label": label})
-    return _keep(event, base, department, "ruling", f"ruling_by_{event.body.by}", now, policy)
+    return _keep(event, base, department, "ruling", f"ruling_by_{event.body.by}"[:80], now, policy)
 
 
 def on_rejection_requested(

@@ -18,10 +18,11 @@ from chassis.postgres import Tx
 from chassis.step import Event
 from chassis.vault import ERASED, Vault
 from schemas.case import Case, Personal
+from schemas.router import AssignmentRequested
 from services.router import store
-from services.router.classifier.model import BadModel, Model, load_model, load_models
+from services.router.classifier.model import MOST_BYTES, BadModel, Model, load_model, load_models
 from services.router.classifier.text import NORMALISER, language_of
-from services.router.decision import Desk, Read, Scored
+from services.router.decision import UNSUPPORTED, Desk, Read, Scored
 from services.router.domain import Policy
 from services.router.rules import BadRules, Ruleset, parse_rules
 from services.router.rules.view import text_of
@@ -43,18 +44,23 @@ class Reading:
         self._vault, self._desk, self._shipped_rules = vault, desk, desk.ruleset
         self._unavailable = shipped if isinstance(shipped, str) else None
         self._shipped = {} if isinstance(shipped, str) else dict(shipped)
-        self._active: dict[str, Model] = dict(self._shipped)
+        self._active: dict[str, Model] = {}
         self._shadow: dict[str, Model] = {}
         self._off: frozenset[str] = frozenset()
         self._looked_at = -LOOK_EVERY_S
-        self.faults: dict[str, str] = {"model": shipped} if isinstance(shipped, str) else {}
         self._log = get_logger(stage="router")
+        self.faults: dict[str, str] = {}
+        if isinstance(shipped, str):
+            self._fault("model", shipped)
 
     async def look_up(self, tx: Tx, events: Sequence[Event[Any]], policy: Policy) -> Policy:
         """Read what the decisions of a batch need."""
         if monotonic() - self._looked_at >= LOOK_EVERY_S:
             await self._refresh(tx)
         cases = [case for event in events if (case := getattr(event.body, "case", None)) is not None]
+        ruled = [event.key for event in events if isinstance(event.body, AssignmentRequested)]
+        if ruled:
+            cases = [*await store.cases_of(tx, ruled), *cases]
         if not cases:
             return replace(policy, desk=self._desk)
         await self._vault.ready([case.customer.customer_ref for case in cases])
@@ -71,11 +77,18 @@ class Reading:
             scored = self.score(text, self._active)
             if monotonic() - began > TOO_SLOW_S:
                 scored, degraded = None, "classifier_slow"
-            elif scored is None and not self._off:
-                degraded = self._unavailable and "classifier_unavailable"
+            elif scored is None and self._lacks(language_of(text)):
+                degraded = "classifier_unavailable"
             shadow = self.score(text, self._shadow)
         follows = firsts.get(case.follows) if case.follows else None
         return Read(text=text, scored=scored, shadow=shadow, degraded=degraded, follows=follows)
+
+    def _lacks(self, language: str | None) -> bool:
+        """Whether a text has no score because something is missing, and not because somebody wants it so."""
+        if language is None:
+            return self._unavailable is not None and not self._off
+        missing = self._unavailable is not None or f"active {language}" in self.faults
+        return missing and language not in self._off
 
     def text_of(self, case: Case) -> str | None:
         """Open the customer's words; None once they are erased. The customer's key must be at hand."""
@@ -93,14 +106,13 @@ class Reading:
         """Score a text with the model of its language; None without one."""
         language = language_of(text)
         if language is None:
-            return _unscored(models)
+            return UNSUPPORTED if models else None
         model = models.get(language)
         return scored_by(model, text) if model is not None else None
 
     # ------------------------------------------------------------ what is in force
 
     async def _refresh(self, tx: Tx) -> None:
-        self._looked_at = monotonic()
         rules, models, restricted = await store.in_force(tx)
         ruleset = await self._ruleset(tx, rules)
         self._desk = replace(self._desk, ruleset=ruleset, restricted=restricted, normaliser=NORMALISER)
@@ -110,18 +122,23 @@ class Reading:
         self._off = frozenset(language for language, digest in wanted["active"].items() if digest == NOBODY)
         self._active = await self._models(tx, "active", wanted["active"], self._shipped, self._active)
         self._shadow = await self._models(tx, "shadow", wanted["shadow"], {}, self._shadow)
+        self._looked_at = monotonic()
 
     async def _ruleset(self, tx: Tx, digest: str | None) -> Ruleset:
         current = self._desk.ruleset
-        if digest is None:
-            return self._shipped_rules
-        if digest == current.sha256:
-            return current
+        at_hand = {None: self._shipped_rules, self._shipped_rules.sha256: self._shipped_rules}
+        at_hand[current.sha256] = current
+        if digest is None or digest in at_hand:
+            self.faults.pop("rules", None)
+            return at_hand[digest]
         document = await store.ruleset(tx, digest)
         try:
             loaded = parse_rules(document or "", f"ruleset {digest[:12]}")
         except BadRules as error:
             self._fault("rules", str(error))
+            return current
+        if loaded.sha256 != digest:
+            self._fault("rules", f"ruleset {digest[:12]}: what is stored has another hash; activate it again")
             return current
         self.faults.pop("rules", None)
         self._log.info("ruleset_in_force", version=loaded.ruleset, sha256=loaded.sha256)
@@ -137,21 +154,28 @@ class Reading:
     ) -> dict[str, Model]:
         found = {language: model for language, model in shipped.items() if language not in wanted}
         for language, digest in wanted.items():
-            if digest == NOBODY:
-                continue
-            known = current.get(language)
-            if known is not None and known.sha256 == digest:
-                found[language] = known
-                continue
-            try:
-                found[language] = await asyncio.to_thread(unpack, await store.model(tx, digest), digest)
-                self.faults.pop(f"{role} {language}", None)
-                self._log.info("model_in_force", role=role, language=language, sha256=digest)
-            except BadModel as error:
-                self._fault(f"{role} {language}", str(error))
-                if known is not None:
-                    found[language] = known
+            at_hand = [model.get(language) for model in (current, shipped)]
+            model = await self._model(tx, role, language, digest, at_hand)
+            if model is not None:
+                found[language] = model
         return found
+
+    async def _model(
+        self, tx: Tx, role: str, language: str, digest: str, at_hand: Sequence[Model | None]
+    ) -> Model | None:
+        """Take the wanted model; where it cannot be loaded, the first at hand, which was in force, stays."""
+        what = f"{role} {language}"
+        known = next((model for model in at_hand if model is not None and model.sha256 == digest), None)
+        if known is None and digest != NOBODY:
+            try:
+                known = await asyncio.to_thread(unpack, await store.model(tx, digest), digest)
+                _refuse_other(known, language)
+            except BadModel as error:
+                self._fault(what, str(error))
+                return at_hand[0]
+            self._log.info("model_in_force", role=role, language=language, sha256=digest)
+        self.faults.pop(what, None)
+        return known
 
     def _fault(self, what: str, why: str) -> None:
         if self.faults.get(what) != why:
@@ -176,13 +200,12 @@ def scored_by(model: Model, text: str) -> Scored:
     )
 
 
-def _unscored(models: Mapping[str, Model]) -> Scored | None:
-    """A text in no language that any model reads: that is said, too."""
-    if not models:
-        return None
-    model = next(iter(models.values()))
-    nothing = dict.fromkeys(model.card.departments, 0.0)
-    return Scored("-", "-", "-", nothing, 0.0, 1.0, 0.0, (), "language_unsupported")
+def _refuse_other(model: Model, language: str) -> None:
+    if model.card.language != language:
+        raise BadModel(
+            f"model {model.sha256[:12]} reads {model.card.language!r}, not {language!r}:"
+            " activate it for its own language"
+        )
 
 
 def pack(folder: Path) -> bytes:
@@ -201,17 +224,29 @@ def unpack(content: bytes | None, sha256: str) -> Model:
     with tempfile.TemporaryDirectory() as folder:
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                if any("/" in name or name.startswith(".") for name in archive.namelist()):
-                    raise BadModel(f"model {sha256[:12]}: its archive names other folders")
+                _refuse_strange(archive, sha256)
                 archive.extractall(folder)
-        except zipfile.BadZipFile:
-            raise BadModel(f"model {sha256[:12]}: not an archive") from None
-        return load_model(Path(folder), sha256)
+        except BadModel:
+            raise
+        except Exception as error:  # zipfile raises a dozen kinds for bytes that are no archive
+            raise BadModel(f"model {sha256[:12]}: its archive is damaged ({type(error).__name__})") from None
+        try:
+            return load_model(Path(folder), sha256)
+        except BadModel as error:
+            # The folder has another name each time; what is wrong is the same.
+            raise BadModel(str(error).replace(folder, f"model {sha256[:12]}")) from None
+
+
+def _refuse_strange(archive: zipfile.ZipFile, sha256: str) -> None:
+    if any("/" in name or name.startswith(".") for name in archive.namelist()):
+        raise BadModel(f"model {sha256[:12]}: its archive names other folders")
+    if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
+        raise BadModel(f"model {sha256[:12]}: its archive holds more than {MOST_BYTES:,} bytes")
 
 
 def load_shipped(folder: Path) -> Mapping[str, Model] | str:
     """Load the models of the installation, or say why not: then cases go to triage, and say so."""
     try:
-        return load_models(folder)
+        return load_models(folder) or f"{folder}: holds no model; train one, or install the shipped ones"
     except (BadModel, OSError) as error:
         return str(error)

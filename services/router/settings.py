@@ -19,7 +19,7 @@ class RouterSettings(Settings):
 
     rules_file: Path = _HERE / "rules.yaml"
     departments_file: Path = _HERE / "departments.yaml"
-    models: Path = _HERE / "classifier" / "models" / "default"
+    models: Path = _HERE / "classifier" / "models"
     audits: bool = True
     accept_within: timedelta = Field(default=ACCEPT, le=ACCEPT)
     triage_within: timedelta = Field(default=timedelta(minutes=10), le=ACCEPT)

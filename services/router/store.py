@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from chassis.postgres import Tx
+from schemas.case import Case
 from services.router.domain import Routing
 
 _COLUMNS = {
@@ -61,6 +62,12 @@ def _row(routing: Routing) -> tuple[Any, ...]:
         label.source if label else None,
         label.at if label else None,
     )
+
+
+async def cases_of(tx: Tx, keys: Sequence[str]) -> list[Case]:
+    """Read these cases as the router knows them; what it does not know is left out."""
+    rows = await tx.fetch("select document from entities where key = any($1::text[])", keys)
+    return [Routing.parse(row["document"]).case for row in rows]
 
 
 async def departments_of(tx: Tx, cases: Sequence[UUID]) -> dict[UUID, str]:

@@ -4,11 +4,13 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from chassis.step import Refused, Waiting
+from chassis.step import Ignored, Refused, Waiting
 from schemas import intake, telephony
+from schemas.handoffs import CALL_BACK
+from schemas.handoffs import WRAP_UP as ANSWER_WITHIN
 from services.intake import domain
 from services.intake.contact import Contact
 from services.intake.domain import Known, Policy
@@ -140,6 +142,67 @@ def test_a_record_that_is_overdue_is_named_once():
     life.when(fired).then()
 
 
+@pytest.mark.parametrize(("late", "due"), [
+    (timedelta(), NOW + timedelta(seconds=5)),
+    # The ledger gives an end ten minutes: who waits longer for an explanation looks like a lost timer.
+    (timedelta(minutes=30), ENDED.occurred_at + ANSWER_WITHIN),
+])  # fmt: skip
+def test_an_end_that_is_told_late_waits_for_no_explanation_beyond_its_deadline(late, due):
+    life = lived([OFFERED])
+    life.now += late
+    life.when(ENDED)
+    assert life.timers["settle"] == due
+
+
+@settings(max_examples=60)
+@given(
+    st.permutations(
+        [OFFERED, ANSWERED, ENDED, ENDED.model_copy(update={"occurred_at": NOW + timedelta(seconds=99)})]
+    )
+)
+def test_the_record_is_due_from_the_earlier_of_two_ends(order):
+    assert lived(order).timers["wrap-up"] == NOW + timedelta(seconds=99) + timedelta(minutes=10)
+
+
+REFUSED = telephony.CallRefused(**at(1), queue="cards", reason="full")
+QUEUED_ELSEWHERE = telephony.CallQueued(**at(2), queue="loans", visit=1)
+GAVE_UP = telephony.QueueLeft(**at(41), queue="loans", visit=1, reason="abandoned", wait_ms=39_000)
+
+
+@settings(max_examples=60)
+@given(st.permutations([OFFERED, REFUSED, QUEUED_ELSEWHERE, ENDED, GAVE_UP]))
+def test_who_is_refused_and_then_waits_elsewhere_left_for_what_happened_there(order):
+    # Else nothing tells that there is more to come when the end has its reason.
+    assume(order.index(QUEUED_ELSEWHERE) < max(order.index(REFUSED), order.index(ENDED)))
+    (closed,) = lived(order).everything
+    assert (closed.reason, closed.queue) == ("abandoned", "loans")
+
+
+# Two feeds of one switch tell the same facts, the one in milliseconds, the other in whole seconds.
+TWICE_TOLD = [
+    QUEUED,
+    QUEUED.model_copy(update={"occurred_at": NOW + timedelta(seconds=1.7)}),
+    ANSWERED,
+    ANSWERED.model_copy(update={"occurred_at": NOW + timedelta(seconds=30.2), "wait_ms": 29_200}),
+    ANSWERED.model_copy(update={"agent": "agent-9"}),
+    TALKED,
+    TALKED.model_copy(update={"talk_ms": 61_000, "wait_ms": 31_000}),
+    TALKED.model_copy(update={"occurred_at": NOW + timedelta(seconds=90.4), "agent": "agent-9"}),
+    LEFT_UNKNOWN,
+    LEFT_TIMEOUT,
+    LEFT_TIMEOUT.model_copy(update={"wait_ms": None, "occurred_at": NOW + timedelta(seconds=40)}),
+]
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(TWICE_TOLD), min_size=2, max_size=6).flatmap(
+    lambda told: st.tuples(st.just(told), st.permutations(told))
+))  # fmt: skip
+def test_facts_that_differ_by_their_source_give_one_stay_in_any_order(orders):
+    one, other = orders
+    assert lived(one).state.visits == lived(other).state.visits
+
+
 def test_an_unsealed_number_is_refused():
     outcome = lived([telephony.CallOffered(**at(0), caller="13800138000")]).outcome
     assert isinstance(outcome, Refused)
@@ -234,6 +297,52 @@ def test_our_own_call_back_does_not_cancel_itself_and_reports_when_answered():
     ours.when(back).then(intake.RepeatNoticed)
     ours.when(ANSWERED.model_copy(update={"call_id": "call-2"})).then(intake.CallbackAttemptReported)
     assert (ours.said[0].call_id, ours.said[0].by_call_id) == ("call-1", "call-2")
+
+
+BACK = telephony.CallOffered(
+    **{**at(100), "call_id": "call-2"}, customer_ref="c-1", caller=SEALED, callback_of="call-1"
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.permutations([
+        BACK,
+        ANSWERED.model_copy(update={"call_id": "call-2"}),
+        TALKED.model_copy(update={"call_id": "call-2"}),
+        ENDED.model_copy(update={"call_id": "call-2"}),
+    ]),
+    st.booleans(),
+)  # fmt: skip
+def test_a_kept_promise_is_reported_once_in_any_order_even_if_the_answer_itself_was_lost(order, lost):
+    said = lived(
+        [fact for fact in order if not lost or not isinstance(fact, telephony.CallAnswered)]
+    ).everything
+    (reported,) = [body for body in said if isinstance(body, intake.CallbackAttemptReported)]
+    assert (reported.call_id, reported.agent, reported.by_call_id) == ("call-1", "agent-1", "call-2")
+
+
+def test_a_timer_of_an_earlier_promise_says_nothing_about_the_next():
+    life = promised()
+    fired = intake.TimerFired(subject="call-1", timer="callback", due_at=life.timers["callback"])
+    life.when(tried("no_answer"), after=timedelta(minutes=39))
+    assert life.when(fired).outcome == Ignored("no_longer_needed")
+    assert life.state.callback.state == "open"
+    again = intake.TimerFired(subject="call-1", timer="callback", due_at=life.timers["callback"])
+    life.when(again).then(intake.CallbackOverdue)
+
+
+@settings(max_examples=60)
+@given(st.permutations([OFFERED, QUEUED, telephony.CallQueued(**at(5), queue="cards", visit=2), WISHED]))
+def test_the_place_is_kept_from_the_last_stay_before_the_wish_in_any_order(order):
+    assert lived(order).state.callback.waiting_since == NOW + timedelta(seconds=5)
+
+
+@given(st.none() | st.timedeltas(min_value=timedelta(days=-9), max_value=timedelta(days=99)))
+def test_whatever_is_wished_the_stage_speaks_before_the_ledger_must(wish):
+    due = None if wish is None else NOW + wish
+    life = lived([OFFERED, telephony.CallbackRequested(**at(1), queue="q", due_at=due)])
+    assert life.timers["callback"] < NOW + CALL_BACK
 
 
 def test_commands_about_a_callback_that_is_not_there():

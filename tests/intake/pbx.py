@@ -4,9 +4,10 @@ import asyncio
 import gzip
 import hashlib
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
+from time import monotonic
 
 from services.intake.sources.ami import Blocks
 
@@ -104,9 +105,11 @@ class FakePbx:
 
     def __init__(self, *, banner=BANNER, tls=None, refused=(), silent=()):
         self.banner, self.tls, self.refused, self.silent = banner, tls, set(refused), set(silent)
+        self._set_at = monotonic()
         self.clock = moment(STARTED)
         self.booted = moment(STARTED - 638)
         self.truth = None
+        self.dialplan = []
         self.received = []
         self.sessions = 0
         self.writer = None
@@ -114,6 +117,19 @@ class FakePbx:
         self.riddle = ""
         self._ready = asyncio.Event()
         self._tasks = []
+
+    @property
+    def clock(self):
+        return self._clock
+
+    @clock.setter
+    def clock(self, now):
+        self._clock, self._set_at = now, monotonic()
+
+    @property
+    def now(self):
+        """Between what it is made to say its clock goes on."""
+        return self._clock + timedelta(seconds=monotonic() - self._set_at)
 
     async def __aenter__(self):
         self.server = await asyncio.start_server(self.accept, "127.0.0.1", 0, ssl=self.tls)
@@ -210,14 +226,25 @@ class FakePbx:
         ]
 
     def _ping(self, _):
-        return [{"Response": "Success", "Ping": "Pong", "Timestamp": f"{self.clock.timestamp():.6f}"}]
+        return [{"Response": "Success", "Ping": "Pong", "Timestamp": f"{self.now.timestamp():.6f}"}]
 
     def _queuestatus(self, _):
-        waiting = self.truth.until(self.clock).waiting(self.clock) if self.truth else []
+        waiting = self.truth.until(self.clock).waiting(self.now) if self.truth else []
         return self._list("QueueStatus", [{"Event": "QueueParams", "Queue": "cards"}, *waiting])
 
     def _coreshowchannels(self, _):
         return self._list("CoreShowChannels", self.truth.until(self.clock).living() if self.truth else [])
+
+    def _showdialplan(self, _):
+        lines = [line.partition("(") for line in self.dialplan]
+        return self._list(
+            "ShowDialPlan",
+            [
+                {"Event": "ListDialplan", "Context": "hotline", "Extension": "8000", "Priority": number,
+                 "Application": application, "AppData": data.removesuffix(")")}
+                for number, (application, _, data) in enumerate(lines, 1)
+            ],
+        )  # fmt: skip
 
     @staticmethod
     def _list(name, parts):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import pytest
+from asyncpg import InterfaceError
 from standardwebhooks import Webhook as Signer
 
 from chassis.clock import utc_now
@@ -242,6 +243,52 @@ async def test_too_much_is_429_and_an_absent_database_503_each_with_retry_after(
     assert [(answer.status_code, answer.headers.get("retry-after")) for answer in (busy, lost, kept)] == [
         (429, "1"), (503, "1"), (202, None),
     ]  # fmt: skip
+
+
+async def test_what_must_be_refused_while_postgres_is_away_is_503_too(rig, monkeypatch):
+    async def away(*_):
+        raise InterfaceError("the pool is closed")
+
+    monkeypatch.setattr("services.intake.door.ledger.refuse", away)
+    async with rig.client() as client:
+        answers = [
+            await post(client, b"{"),
+            await post(client, event("e-9", "call-teleported")),
+            await post(client, event(), source="signed"),
+        ]
+    assert [(answer.status_code, answer.headers.get("retry-after")) for answer in answers] == [(503, "1")] * 3
+
+
+async def test_a_body_is_kept_once_however_many_of_its_events_cannot_be_read(rig):
+    batch = [event(f"e-{n}", "call-queued", queue="cards", visit="first") for n in range(20)]
+    async with rig.client() as client:
+        found = (await post(client, batch, BATCH)).json()
+    assert len(found["refused"]) == 20
+    ((reason, explanation, sealed),) = await refused(rig)
+    assert (reason, explanation[:14]) == ("unreadable", "[0].data.visit")
+    assert "[19].data.visit" in explanation
+    assert rig.vault.open_record(sealed)["value"]
+
+
+async def test_who_is_not_believed_is_audited_so_often_a_minute_and_then_only_counted(rig, monkeypatch):
+    monkeypatch.setattr("services.intake.door.telephony.AUDITED_A_MINUTE", 3)
+    async with rig.client() as client:
+        answers = [await post(client, event(), source="signed") for _ in range(10)]
+    assert [answer.status_code for answer in answers] == [401] * 10
+    assert len(await refused(rig)) == 3
+    counted = rig.house.metrics.registry.get_sample_value(
+        "door_deliveries_total", {"source": "signed", "outcome": "unbelieved"}
+    )
+    assert counted == 10
+
+
+async def test_a_secret_that_cannot_be_read_is_not_told_where_it_lies(rig, sources):
+    (secret,) = sources["signed"].secret_files
+    secret.unlink()
+    async with rig.client() as client:
+        answer = await post(client, event(), source="signed")
+    assert answer.status_code == 503
+    assert str(secret.parent) not in answer.text
 
 
 def test_a_sources_file_is_checked_entry_by_entry(tmp_path):

@@ -5,11 +5,13 @@ from datetime import timedelta
 
 import pytest
 
+from chassis.clock import utc_now
 from chassis.faults import Transient
 from chassis.memory import MemoryLog
 from chassis.metrics import StageMetrics
 from chassis.relay import Relay
 from chassis.roots import new_id
+from chassis.vault import Vault
 from schemas import intake, telephony
 from services.intake.app import STAGE
 from services.intake.door import ledger
@@ -71,17 +73,71 @@ async def test_a_hundred_at_once_of_one_delivery_keep_it_once(door):
     assert len(await sent(relay, log)) == 1
 
 
+async def test_of_two_contents_under_one_name_the_one_that_was_kept_is_the_one_that_is_known(door):
+    entry, _, _, _ = door
+    contents = (b"first", b"second")
+
+    def deliver(content):
+        names = [Delivery.of("twilio", f"d-{n}", content) for n in range(60)]
+        return [entry.facts([fact(f"{name.name}-{content}", None)], name) for name in names]
+
+    verdicts = await asyncio.gather(*deliver(contents[0]), *deliver(contents[1]))
+    assert verdicts == ["kept"] * 60 + ["conflict"] * 60
+    assert set(await asyncio.gather(*deliver(contents[0]))) == {"duplicate"}
+    assert set(await asyncio.gather(*deliver(contents[1]))) == {"conflict"}
+
+
+async def test_one_that_cannot_be_kept_does_not_take_its_neighbours_along(door):
+    entry, relay, log, _ = door
+    timeless = Mapped("t", telephony.ManifestPublished(
+        source="s", from_seq=1, to_seq=1, count=1, period_from=NOW, period_to=NOW
+    ))  # fmt: skip
+    verdicts = await asyncio.gather(
+        *(entry.facts([fact(f"k-{n}") if n != 7 else timeless]) for n in range(20)), return_exceptions=True
+    )
+    assert isinstance(verdicts.pop(7), Transient)
+    assert set(verdicts) == {"kept"}
+    assert sorted(int(headers_of(record)["ce_sequence"]) for record in await sent(relay, log)) == list(
+        range(1, 20)
+    )
+
+
 async def test_numbers_have_no_gap_and_the_manifest_waits_until_all_is_sent(door):
     entry, relay, log, database = door
     await asyncio.gather(*(entry.facts([fact(f"k-{n}"), fact(f"l-{n}")]) for n in range(40)))
     async with database.session() as tx:
-        assert await ledger.declarable(tx, FEED) is None
+        assert await ledger.published(tx, FEED) == 80
+        assert await ledger.declarable(tx, FEED, 80, utc_now() + timedelta(minutes=1)) is None
         records = await sent(relay, log)
         numbers = sorted(int(headers_of(record)["ce_sequence"]) for record in records)
         assert numbers == list(range(1, 81))
-        assert await ledger.declarable(tx, FEED) == (1, 80)
+        assert await ledger.declarable(tx, FEED, 80, utc_now() + timedelta(minutes=1)) == (1, 80)
         await ledger.declared(tx, FEED, 80)
-        assert await ledger.declarable(tx, FEED) is None
+        assert await ledger.declarable(tx, FEED, 80, utc_now() + timedelta(minutes=1)) is None
+
+
+async def test_what_is_sent_is_declared_although_there_is_always_something_new(door):
+    entry, relay, log, database = door
+    await entry.facts([fact("k-1")])
+    await sent(relay, log)
+    await entry.facts([fact("k-2")])
+    now = utc_now()
+    async with database.session() as tx:
+        assert await ledger.declarable(tx, FEED, 1, now - timedelta(minutes=1)) == (1, 1)
+        assert await ledger.declarable(tx, FEED, 2, now + timedelta(minutes=1)) is None
+
+
+async def test_old_deliveries_go_a_little_at_a_time_until_none_is_left(door):
+    _, _, _, database = door
+    async with database.session() as tx:
+        await tx.execute(
+            "insert into deliveries select 's', n::text, ''::bytea, now() - interval '16 days'"
+            " from generate_series(1, 5) n"
+        )
+        keep = timedelta(days=15)
+        more = [await ledger.prune(tx, keep, keep, limit=2) for _ in range(3)]
+        assert more == [True, True, False]
+        assert await tx.fetchval("select count(*) from deliveries") == 0
 
 
 async def test_a_position_is_kept_with_what_was_read(door):
@@ -142,6 +198,18 @@ async def test_a_customer_who_was_unknown_or_erased_gets_a_key_when_one_is_wante
     await vault.erase(ref)
     await vault.ready([ref], create=True)
     assert vault.open(ref, vault.seal(ref, "after")) == "after"
+
+
+async def test_keys_that_are_asked_for_are_there_however_many_others_come(vault, master_key):
+    small = Vault(vault._database, master_key, keys=2)
+    await small.ready(["a"], create=True)
+    await small.ready(["b"], create=True)
+    await small.ready(["a", "c"], create=True)
+    assert [small.open(ref, small.seal(ref, "x")) for ref in ("a", "c")] == ["x", "x"]
+    await small.ready(["d", "e", "f"], create=True)
+    assert [small.open(ref, small.seal(ref, "x")) for ref in ("d", "e", "f")] == ["x"] * 3
+    await small.ready(["g"], create=True)
+    assert len(small._keys) == 2
 
 
 async def test_another_number_to_call_back_names_whose_key_opens_it(door, vault):

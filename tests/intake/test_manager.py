@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from services.intake.door import manager
-from services.intake.door.manager import Answered, Closed, Heard, Login, Opened, listen
+from services.intake.door.manager import Answered, Closed, Heard, Link, Login, Opened, listen
 from tests.conftest import eventually
 from tests.intake.pbx import SECRET, STEADY, USER, FakePbx, Truth, at, events, raw
 
@@ -28,6 +28,11 @@ def login(pbx, **more):
 
 def link(pbx, **more):
     return aclosing(listen(lambda: login(pbx, **more), lambda: repeat(0.0)))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(manager, "QUIET", 0.05)
 
 
 async def closed(pbx, **more):
@@ -171,6 +176,22 @@ async def test_who_may_not_ask_is_told_nothing_rather_than_nobody():
         assert (answer.entries, answer.channels) == (None, None)
 
 
+async def test_a_list_is_asked_for_and_what_is_said_meanwhile_is_kept():
+    async with FakePbx() as pbx:
+        one = await Link.open(login(pbx))
+        pbx.truth = Truth()
+        pbx.say(EVENTS[0])
+        answer = await one.ask("CoreShowChannels")
+        assert [block["Event"] for block in answer] == ["CoreShowChannel"] * len(pbx.truth.channels)
+        pbx.refused = {"ShowDialPlan"}
+        assert await one.ask("ShowDialPlan") is None
+        async with aclosing(one.listen()) as said:
+            found = []
+            await until(said, Answered, found)
+        assert [block["Event"] for block in found] == ["FullyBooted", EVENTS[0]["Event"]]
+        one.close()
+
+
 async def test_a_cut_is_told_with_the_last_moment_heard_and_the_next_link_is_made_at_once():
     async with FakePbx() as pbx, link(pbx) as said:
         await until(said, Answered)
@@ -205,7 +226,6 @@ async def test_the_switchs_own_clock_tells_the_time_though_ours_differs_by_month
 
 
 async def test_a_silent_switch_is_pinged_and_then_left(monkeypatch):
-    monkeypatch.setattr(manager, "QUIET", 0.01)
     monkeypatch.setattr(manager, "PING_AFTER", 3)
     monkeypatch.setattr(manager, "DEAD_AFTER", 8)
     async with FakePbx() as pbx, link(pbx) as said:
@@ -221,7 +241,6 @@ async def test_a_silent_switch_is_pinged_and_then_left(monkeypatch):
 @pytest.mark.parametrize("action", ["Login", "Ping", "QueueStatus"])
 async def test_an_interface_that_stops_answering_is_left(monkeypatch, action):
     monkeypatch.setattr(manager, "ANSWER_WITHIN", 0.2)
-    monkeypatch.setattr(manager, "QUIET", 0.05)
     async with FakePbx(silent=[action]) as pbx, link(pbx) as said:
         assert "did not answer" in (await until(said, Closed)).why
 

@@ -130,6 +130,7 @@ class Scene:
         for number, (now, step) in enumerate(steps):
             if number in restart_at:
                 await self.hear(now - 2 * SECOND)
+                await eventually(self._log_read, what="the log read")
                 await self.die()
                 self.pbx.clock = now
                 await self.start()
@@ -147,6 +148,10 @@ class Scene:
                     with self.log.open("a") as file:
                         file.write(f"{step}\n")
 
+    async def _log_read(self):
+        behind = self.exchange.condition().owed.durable_behind_ms
+        return behind is not None and behind < 3000
+
     async def hear(self, until):
         """The door reads as it comes: what was said by then has been heard; what followed, perhaps."""
 
@@ -154,7 +159,7 @@ class Scene:
             last = self.exchange.condition().last_event_at
             return last is not None and last >= until
 
-        await eventually(heard, what=f"all until {until} heard")
+        await eventually(heard, within=60, what=f"all until {until} heard")
 
     async def read_through(self, last):
         """Wait until both feeds were read to their ends and nothing is late any more."""
@@ -169,7 +174,7 @@ class Scene:
             late = owed is not None and (owed.late_in_fast.count or owed.late_in_durable.count)
             return end and not late and not condition.open_calls
 
-        await eventually(done, what="both feeds read")
+        await eventually(done, within=60, what="both feeds read")
         async with self.exchange._turn:  # what was read is kept
             pass
 
@@ -423,6 +428,11 @@ async def test_one_door_reads_and_another_takes_over_when_it_falls_silent(stage,
         return second.condition().connected_since is not None
 
     await eventually(other, what="the other door's turn")
+
+    async def hidden():
+        return 'source="pbx"' not in generate_latest(stage.gauges).decode()
+
+    await eventually(hidden, what="the first door's silence")
     waiting.cancel()
     with suppress(asyncio.CancelledError):
         await waiting

@@ -4,13 +4,15 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from asyncpg import InterfaceError, UndefinedColumnError
 
 from chassis.clock import utc_now
 from schemas import telephony
 from services.intake.contact import Contact, Visit
 from services.intake.door.access import Access
 from services.intake.door.scripts import scripts
-from services.intake.waiting.agi import AgiServer
+from services.intake.waiting import store
+from services.intake.waiting.agi import AgiRequest, AgiServer
 from tests.intake.door import DoorRig
 
 PHONE = "+8613800138000"
@@ -175,6 +177,124 @@ async def test_asterisk_is_told_the_same_over_fastagi(rig):
     assert int(variables["HOTLINE_PROMPTS"].strip('"')) >= 3
     (told,) = await rig.sent(telephony.PositionTold)
     assert (told.call_id, told.position, told.language) == ("call-1", 1, "en")
+
+
+async def test_while_postgres_is_away_the_ivr_is_told_to_try_again(rig, monkeypatch):
+    async def away(*_):
+        raise InterfaceError("the pool is closed")
+
+    for room in ("caller", "busy_queues"):
+        monkeypatch.setattr(f"services.intake.waiting.store.{room}", away)
+    async with rig.client() as client:
+        answers = [
+            await client.get("/queues"),
+            await client.get("/queues/cards/guidance?call_id=call-1"),
+            await client.post("/calls/call-1/reason", json={"said": "1"}),
+            await client.post("/calls/call-1/callback", json={"queue": "cards"}),
+        ]
+    assert [(answer.status_code, answer.headers.get("retry-after")) for answer in answers] == [(503, "1")] * 4
+    assert {answer.json()["error"] for answer in answers} == {"try_again"}
+
+
+async def test_a_defect_is_not_told_as_an_outage(rig, monkeypatch):
+    async def broken(*_):
+        raise UndefinedColumnError
+
+    monkeypatch.setattr("services.intake.waiting.store.busy_queues", broken)
+    async with rig.client() as client:
+        with pytest.raises(UndefinedColumnError):
+            await client.get("/queues")
+
+
+async def test_a_call_may_be_named_by_any_identifier_and_by_nothing_else(rig):
+    await rig.calls(waiting("pbx/1:a b", timedelta(seconds=5), customer_ref="c-1"))
+    async with rig.client() as client:
+        known = [
+            await client.post("/calls/pbx%2F1%3Aa%20b/reason", json={"said": "1"}),
+            await client.post("/calls/pbx%2F1%3Aa%20b/callback", json={"queue": "cards"}),
+        ]
+        impossible = [
+            await client.get("/queues/cards/guidance?call_id=%00"),
+            await client.post("/calls/a%00/reason", json={"said": "1"}),
+        ]
+    assert [answer.status_code for answer in known + impossible] == [202, 202, 422, 422]
+
+
+async def test_a_place_beyond_the_newest_stays_is_still_the_true_one(rig, monkeypatch):
+    monkeypatch.setattr("services.intake.waiting.store.MOST_STAYS", 5)
+    await rig.calls(*history(), *(waiting(f"call-{n}", timedelta(seconds=90 - n)) for n in range(12)))
+    async with rig.client() as client:
+        answer = (await client.get("/queues/cards/guidance?call_id=call-11&lang=en")).json()
+        (line,) = (await client.get("/queues")).json()
+    assert answer["position"] == 12
+    assert line["in_queue"] == 12
+
+
+async def test_a_stay_whose_end_was_lost_is_not_shown_as_waiting_nor_a_talk_as_going_on(rig):
+    ago = timedelta(hours=5)
+    talk = Visit(number=1, queue="cards", queued_at=utc_now() - ago, answered_at=utc_now() - ago, agent="a")
+    lost = Contact(call_id="talk", first_at=utc_now() - ago, phase="answered", visits=(talk,))
+    await rig.calls(waiting("lost", ago), lost, waiting("call-1", timedelta(seconds=40)))
+    async with rig.client() as client:
+        (line,) = (await client.get("/queues")).json()
+    assert (line["in_queue"], line["on_contact"]) == (1, 0)
+    assert line["oldest_contact_age_s"] == pytest.approx(40, abs=5)
+
+
+async def test_a_queue_is_read_once_for_all_who_ask_at_the_same_time(rig, monkeypatch):
+    await rig.calls(*history(), *(waiting(f"call-{n}", timedelta(seconds=90 - n)) for n in range(30)))
+    reads, stays = [], store.stays
+
+    async def counted(tx, queue, *more):
+        reads.append(queue)
+        return await stays(tx, queue, *more)
+
+    monkeypatch.setattr("services.intake.waiting.store.stays", counted)
+    async with rig.client() as client:
+        answers = await asyncio.gather(
+            *(client.get(f"/queues/cards/guidance?call_id=call-{n}") for n in range(30))
+        )
+    assert sorted(answer.json()["position"] for answer in answers) == list(range(1, 31))
+    assert reads == ["cards"]
+
+
+async def test_busy_queues_are_those_in_which_somebody_waited_lately(rig):
+    def stay(call_id, queue, ago):
+        visit = Visit(number=1, queue=queue, queued_at=utc_now() - ago)
+        return Contact(call_id=call_id, first_at=utc_now(), visits=(visit,))
+
+    hour = timedelta(hours=1)
+    await rig.calls(
+        stay("1", "loans", hour), stay("2", "cards", hour), stay("3", "cards", 2 * hour),
+        stay("4", "closed long ago", 48 * hour), stay("5", "digital", hour),
+    )  # fmt: skip
+    async with rig.database.session() as tx:
+        assert await store.busy_queues(tx, utc_now() - timedelta(days=1)) == ["cards", "digital", "loans"]
+        assert await store.busy_queues(tx, utc_now()) == []
+
+
+async def test_a_question_on_the_way_needs_no_queue_and_is_spoken_as_the_dialplan_expects(rig):
+    await rig.calls(waiting("call-1", timedelta(seconds=5)))
+    async with rig.client():
+        answer = scripts(rig.assistant)["answer"]
+        found = await answer(AgiRequest("answer", {"call": "call-1"}, ("银行卡丢了怎么挂失",), {}))
+        nothing = await answer(AgiRequest("answer", {"call": "call-1"}, ("红烧肉怎么做才好吃",), {}))
+    assert (found["HOTLINE_FOUND"], nothing["HOTLINE_FOUND"]) == ("1", "0")
+    assert "挂失" in found["HOTLINE_PROMPT_1"]
+    assert "抱歉" in nothing["HOTLINE_PROMPT_1"]
+    assert {body.queue for body in await rig.sent(telephony.PositionTold)} == {"cards"}
+
+
+async def test_while_nobody_works_a_callback_is_promised_for_the_next_opening(rig, monkeypatch):
+    opening = utc_now() + timedelta(hours=9)
+    monkeypatch.setattr(rig.assistant.hours, "is_open", lambda *_: False)
+    monkeypatch.setattr(rig.assistant.hours, "next_opening", lambda *_: opening)
+    await rig.calls(waiting("call-1", timedelta(seconds=5), customer_ref="c-1"))
+    wished = utc_now() + timedelta(hours=11)
+    async with rig.client() as client:
+        await client.post("/calls/call-1/callback", json={"queue": "cards"})
+        await client.post("/calls/call-1/callback", json={"queue": "cards", "due_at": wished.isoformat()})
+    assert [body.due_at for body in await rig.sent(telephony.CallbackRequested)] == [opening, wished]
 
 
 async def test_the_ivr_needs_its_role(rig, tmp_path):

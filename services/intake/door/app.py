@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import uvloop
@@ -44,6 +45,8 @@ from services.intake.door.sources import DEFAULT, Pbx, Webhook, load_sources
 from services.intake.waiting.agi import AgiServer
 
 DECLARE_EVERY = 10.0
+CLOCKS_APART = timedelta(seconds=5)
+"""So far the clocks of two doors may differ; less than the time between two declarations."""
 SEND_EVERY = 0.02
 PRUNE_EVERY = 60.0
 STOP_WITHIN = 10.0
@@ -75,6 +78,7 @@ class Door:
         self._background: list[asyncio.Task[Any]] = []
         self._stop = asyncio.Event()
         self._declared_from = utc_now()
+        self._last_look = (utc_now(), 0)
         self._log = get_logger(part="door")
 
     async def run(self) -> int:
@@ -146,9 +150,14 @@ class Door:
             await asyncio.sleep(pause)
 
     async def _declare(self) -> None:
-        """Say which numbers are published: what is missing then is proved to be lost."""
+        """Say which numbers are published: what is missing then is proved to be lost.
+
+        They are those that had been given at the last look, and have been sent since.
+        """
+        looked_at, through = self._last_look
         async with self._database.session() as tx:
-            numbers = await ledger.declarable(tx, FEED)
+            numbers = await ledger.declarable(tx, FEED, through, looked_at + CLOCKS_APART)
+            self._last_look = (utc_now(), await ledger.published(tx, FEED))
         if numbers is None:
             return
         now = utc_now()
@@ -167,9 +176,10 @@ class Door:
         self._declared_from = now
 
     async def _prune(self) -> None:
-        settings = self._settings
-        async with self._database.session() as tx:
-            await ledger.prune(tx, settings.keep_deliveries, settings.keep_refused)
+        settings, more = self._settings, True
+        while more:
+            async with self._database.session() as tx:
+                more = await ledger.prune(tx, settings.keep_deliveries, settings.keep_refused)
 
     def _facts(self) -> dict[str, Any]:
         return {"part": "door", "pid": os.getpid(), "agi_port": self._agi.port}

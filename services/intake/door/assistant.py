@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -23,6 +24,8 @@ from services.intake.waiting.wording import Told
 
 FRESH_FOR = 1.0
 SOURCE = "assistant"
+NO_QUEUE = "none"
+"""What is told to a caller who is in no queue is told for this one."""
 WORTH_A_CALLBACK = timedelta(minutes=1)
 
 
@@ -32,7 +35,10 @@ class UnknownCall(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the IVR asks about a call; `identified` says that the caller has proved who he is, by PIN say."""
+    """What the IVR asks about a call; `identified` says that the caller has proved who he is, by PIN say.
+
+    Without a `queue` it is the one in which the caller waits.
+    """
 
     queue: str
     call_id: str
@@ -48,6 +54,7 @@ class Assistant:
         self._house = house
         self.knowledge, self.hours = load_knowledge(), load_hours()
         self._queues: dict[str, tuple[float, Queue]] = {}
+        self._reading = asyncio.Lock()
 
     async def guidance(self, asked: Asked) -> Guidance:
         """Compose what this caller is told now, and keep it as an event first; raises UnknownCall."""
@@ -59,6 +66,7 @@ class Assistant:
             case = None
             if asked.identified and row["customer_ref"]:
                 case = await store.open_case(tx, row["customer_ref"])
+        asked = replace(asked, queue=asked.queue or row["queue"] or NO_QUEUE)
         queue = await self.queue(asked.queue)
         situation = self._situation(asked, row, case, queue, now)
         told = guide(situation, self.knowledge)
@@ -66,17 +74,18 @@ class Assistant:
         return told
 
     async def queue(self, name: str) -> Queue:
-        """What is known of a queue, read again when it is older than a second."""
-        read_at, queue = self._queues.get(name, (-FRESH_FOR, Queue(utc_now())))
-        if monotonic() - read_at >= FRESH_FOR:
-            now = utc_now()
-            async with self._house.database.session() as tx:
-                rows = await store.stays(tx, name, now - store.HISTORY, store.MOST_STAYS)
-            queue.refresh(rows, now)
-            if rows or name in self._queues:
-                # Names come from outside: only queues that exist are remembered.
-                self._queues[name] = (monotonic(), queue)
-        return queue
+        """What is known of a queue, read again when it is older than a second, by one for all who ask."""
+        async with self._reading:
+            read_at, queue = self._queues.get(name, (-FRESH_FOR, Queue(utc_now())))
+            if monotonic() - read_at >= FRESH_FOR:
+                now = utc_now()
+                async with self._house.database.session() as tx:
+                    rows = await store.stays(tx, name, now)
+                queue.refresh(rows, now)
+                if rows or name in self._queues:
+                    # Names come from outside: only queues that exist are remembered.
+                    self._queues[name] = (monotonic(), queue)
+            return queue
 
     def _situation(self, asked: Asked, row: Any, case: Any, queue: Queue, now: datetime) -> Situation:
         calendar = self.hours.calendar(asked.queue)
@@ -147,14 +156,19 @@ class Assistant:
     async def call_back(
         self, call_id: str, queue: str, number: str | None = None, due_at: datetime | None = None
     ) -> None:
-        """Keep that the caller wants to be called back; raises UnknownCall, ValueError without a number."""
+        """Keep that the caller wants to be called back; raises UnknownCall, ValueError without a number.
+
+        Without a wish it is soon, or when the queue opens again.
+        """
         now = utc_now()
         row = await self._call(call_id)
         phone = normalise(number) if number else None
         if number and phone is None:
-            raise ValueError("number: not a telephone number that can be called")
+            raise ValueError("not a telephone number that can be called")
         if phone is None and row["customer_ref"] is None:
-            raise ValueError("number: the caller's own number is not known; ask for one")
+            raise ValueError("the caller's own number is not known; ask for one")
+        if due_at is None and not self.hours.is_open(queue, now):
+            due_at = self.hours.next_opening(queue, now)
         body = telephony.CallbackRequested(
             call_id=call_id, source=SOURCE, occurred_at=now, queue=queue, due_at=due_at
         )

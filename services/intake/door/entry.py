@@ -127,6 +127,12 @@ class Entry:
         try:
             verdicts = await self._store(items)
         except Exception as error:
+            if not is_transient(error) and len(items) > 1:
+                # It is one of them: its neighbours must not wait for it for ever.
+                middle = len(items) // 2
+                await self._keep_all(items[:middle])
+                await self._keep_all(items[middle:])
+                return
             if not is_transient(error):
                 self._log.error("entry_failed", exc_info=error, items=len(items))
             for item in items:

@@ -1,10 +1,11 @@
 """The door's SQL about what came in: deliveries, numbers, positions, what was refused."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from chassis.postgres import Tx
+from chassis.roots import batch_id_at
 
 Name = tuple[str, str]
 
@@ -12,11 +13,16 @@ Name = tuple[str, str]
 async def note_deliveries(
     tx: Tx, deliveries: Sequence[tuple[str, str, bytes]]
 ) -> tuple[set[Name], dict[Name, bytes]]:
-    """Note deliveries by (source, name, digest); gives those that are new, and the digests of the others."""
+    """Note deliveries by (source, name, digest); gives those that are new, and the digests of the others.
+
+    Of several with one name the first is noted.
+    """
     columns = [list(column) for column in zip(*deliveries, strict=True)]
     rows = await tx.fetch(
         "insert into deliveries (source, delivery, digest)"
-        " select distinct on (s, d) s, d, g from unnest($1::text[], $2::text[], $3::bytea[]) as x(s, d, g)"
+        " select distinct on (s, d) s, d, g"
+        " from unnest($1::text[], $2::text[], $3::bytea[]) with ordinality as x(s, d, g, place)"
+        " order by s, d, place"
         " on conflict do nothing returning source, delivery",
         *columns,
     )
@@ -59,16 +65,27 @@ async def position(tx: Tx, feed: str) -> str | None:
     return found
 
 
-async def declarable(tx: Tx, feed: str) -> tuple[int, int] | None:
-    """Give the numbers (from, to) that are published and not yet declared; None while any may be unsent."""
+async def published(tx: Tx, feed: str) -> int:
+    """Tell the last number that was given to a fact of a feed; 0 before the first."""
+    found: int | None = await tx.fetchval("select published from feeds where feed = $1", feed)
+    return found or 0
+
+
+async def declarable(tx: Tx, feed: str, through: int, made_before: datetime) -> tuple[int, int] | None:
+    """Give the numbers (from, to) up to `through` that are sent and not yet declared; None without any.
+
+    They are sent when nothing that was made before that moment is unsent: choose one after which none of
+    them can have been made. What is newer may be unsent, for at a busy hour something always is.
+    """
     row = await tx.fetchrow(
-        "select declared, published, exists (select from unpublished where relay) as unsent"
+        "select declared, exists (select from unpublished where relay and batch < $2) as unsent"
         " from feeds where feed = $1",
         feed,
+        batch_id_at(made_before),
     )
-    if row is None or row["unsent"] or row["published"] == row["declared"]:
+    if row is None or row["unsent"] or through <= row["declared"]:
         return None
-    return row["declared"] + 1, row["published"]
+    return row["declared"] + 1, through
 
 
 async def declared(tx: Tx, feed: str, through: int) -> None:
@@ -87,19 +104,25 @@ async def refuse(tx: Tx, source: str, reason: str, explanation: str, sealed: byt
     )
 
 
-async def prune(tx: Tx, deliveries: timedelta, refused: timedelta, limit: int = 20_000) -> None:
-    """Forget deliveries, requests and refusals that have served their time, a little at a time."""
-    for table, column, keep in (
-        ("deliveries", "received_at", deliveries),
-        ("idempotency", "created_at", deliveries),
-        ("refused_deliveries", "received_at", refused),
-    ):
+async def prune(tx: Tx, deliveries: timedelta, refused: timedelta, limit: int = 20_000) -> bool:
+    """Forget up to `limit` deliveries, requests and refusals each that have served their time.
+
+    Tells whether there may be more.
+    """
+    done = [
         await tx.execute(
             f"delete from {table} where ctid = any(array(select ctid from {table}"
             f" where {column} < now() - $1::interval limit $2))",
             keep,
             limit,
         )
+        for table, column, keep in (
+            ("deliveries", "received_at", deliveries),
+            ("idempotency", "created_at", deliveries),
+            ("refused_deliveries", "received_at", refused),
+        )
+    ]
+    return any(int(status.rpartition(" ")[2]) >= limit for status in done)
 
 
 async def open_calls(tx: Tx, source: str, before: Any) -> list[str]:

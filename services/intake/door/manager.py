@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -27,7 +27,6 @@ PING_AFTER, DEAD_AFTER = 10, 30
 """After so many quiet seconds we ask whether anybody is there, and believe that nobody is."""
 STEADY = 30.0
 """A link that held so long was no failed attempt: the next one is made at once."""
-MOST_ANSWERS = 100_000
 
 
 class NotHeard(Transient):
@@ -67,7 +66,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Who waited and who lived at `at`; `entries` or `channels` is None where the user may not ask."""
+    """Who waited and who lived at `at`, when we asked; None where the user may not ask."""
 
     entries: Sequence[Block] | None
     channels: Mapping[str, str] | None
@@ -83,24 +82,6 @@ class Closed:
 
 
 Said = Opened | Heard | Answered
-
-
-@dataclass(slots=True)
-class _Answer:
-    """The list that answers one action; `refused` when the user may not ask."""
-
-    blocks: list[Block] = field(default_factory=list)
-    done: bool = False
-    refused: bool = False
-
-    def take(self, block: Block) -> None:
-        """Take the next block of the answer."""
-        self.refused = self.refused or block.get("Response") == "Error"
-        self.done = self.done or self.refused or block.get("EventList") == "Complete"
-        if "Event" in block and not self.done:
-            self.blocks.append(block)
-        if len(self.blocks) > MOST_ANSWERS:
-            raise NotHeard(f"an answer has more than {MOST_ANSWERS} entries; this is no switch of ours")
 
 
 async def listen(
@@ -138,7 +119,7 @@ class Link:
         self._blocks = Blocks()
         self._unread: list[Block] = []
         self._ahead = timedelta(0)  # the switch's clock before ours
-        self._asked = self._quiet = 0
+        self._asked = 0
         self.heard_at: datetime | None = None
 
     @classmethod
@@ -164,11 +145,7 @@ class Link:
             ) from None
         link = cls(login, reader, writer)
         try:
-            async with asyncio.timeout(ANSWER_WITHIN):
-                await link._greet()
-        except TimeoutError:
-            link.close()
-            raise NotHeard(f"{login.name} did not answer a login within {ANSWER_WITHIN:g} s") from None
+            await link._greet()
         except BaseException:
             link.close()
             raise
@@ -184,38 +161,46 @@ class Link:
         await self._set_clock()
         self.heard_at = opened + self._ahead
         yield Opened(self.heard_at)
-        entries, channels = _Answer(), _Answer()
-        answers = {await self._ask("QueueStatus"): entries, await self._ask("CoreShowChannels"): channels}
-        answered: Answered | None = None
+        answered: Answered | None = await self._who_is_there()
+        if self._unread:
+            early, self._unread = self._unread, []
+            yield self._heard(early)
         async for blocks in self._all_blocks():
-            others = []
-            for block in blocks:
-                answer = answers.get(block.get("ActionID", ""))
-                others.append(block) if answer is None else answer.take(block)
-            heard = self._heard(others)
+            heard = self._heard(blocks)
             if heard.blocks or not blocks:
                 yield heard
             if answered is not None:
                 # One reading late: a caller may be in the answer some milliseconds before the event.
                 yield answered
                 answered = None
-            if answers and all(answer.done for answer in answers.values()):
-                answers = {}
-                answered = Answered(
-                    None if entries.refused else entries_of(entries.blocks),
-                    None if channels.refused else live_channels(channels.blocks),
-                    utc_now() + self._ahead,
-                )
-            if answers and self._quiet > ANSWER_WITHIN:
-                raise NotHeard(f"{self._login.name} did not answer QueueStatus within {ANSWER_WITHIN:g} s")
+
+    async def ask(self, action: str) -> list[Block] | None:
+        """Ask for a list, before listening; None where the user may not ask or nobody knows the action."""
+        answer: list[Block] = []
+        first = await self._answer_to(action)
+        if first.get("Response") != "Success":
+            return None
+        asked, unread, self._unread = first["ActionID"], self._unread, []
+        async with self._patience(action):
+            while True:
+                for number, block in enumerate(unread, 1):
+                    if block.get("ActionID") != asked:
+                        self._unread.append(block)
+                    elif block.get("EventList") == "Complete":
+                        self._unread += unread[number:]
+                        return answer
+                    else:
+                        answer.append(block)
+                unread = await self._read(ANSWER_WITHIN)
 
     # ------------------------------------------------------------ logging in
 
     async def _greet(self) -> None:
-        try:
-            banner = await self._reader.readline()
-        except (OSError, ValueError):
-            banner = b""
+        async with self._patience("us"):
+            try:
+                banner = await self._reader.readline()
+            except (OSError, ValueError):
+                banner = b""
         if not banner.startswith(BANNER):
             raise NotHeard(f"{self._login.name} is not a manager interface: it does not say who it is")
         challenge = await self._answer_to("Challenge", AuthType="MD5")
@@ -237,24 +222,36 @@ class Link:
 
     async def _set_clock(self) -> None:
         """Ask the switch for its time: when a gap began and ended is told by the clock of its events."""
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN):
-                self._read_clock(await self._answer_to("Ping"))
-        except TimeoutError:
-            raise NotHeard(f"{self._login.name} did not answer a ping within {ANSWER_WITHIN:g} s") from None
+        self._read_clock(await self._answer_to("Ping"))
+
+    async def _who_is_there(self) -> Answered:
+        at = utc_now() + self._ahead
+        entries, channels = await self.ask("QueueStatus"), await self.ask("CoreShowChannels")
+        return Answered(
+            None if entries is None else [one for one in entries if one.get("Event") == "QueueEntry"],
+            None if channels is None else live_channels(channels),
+            at,
+        )
 
     async def _answer_to(self, action: str, **fields: str) -> Block:
         """Ask, and keep what else is said before the answer."""
-        asked = await self._ask(action, **fields)
-        while True:
-            blocks = await self._read(ANSWER_WITHIN)
-            if not blocks:
-                raise NotHeard(f"{self._login.name} did not answer {action} within {ANSWER_WITHIN:g} s")
-            for number, block in enumerate(blocks):
-                if block.get("ActionID") == asked and "Response" in block:
-                    self._unread += blocks[number + 1 :]
-                    return block
-                self._unread.append(block)
+        async with self._patience(action):
+            asked = await self._ask(action, **fields)
+            while True:
+                blocks = await self._read(ANSWER_WITHIN)
+                for number, block in enumerate(blocks, 1):
+                    if block.get("ActionID") == asked and "Response" in block:
+                        self._unread += blocks[number:]
+                        return block
+                    self._unread.append(block)
+
+    @asynccontextmanager
+    async def _patience(self, action: str) -> AsyncGenerator[None]:
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                yield
+        except TimeoutError:
+            raise NotHeard(f"{self._login.name} did not answer {action} within {ANSWER_WITHIN:g} s") from None
 
     async def _ask(self, action: str, **fields: str) -> str:
         self._asked += 1
@@ -273,24 +270,23 @@ class Link:
     # ------------------------------------------------------------ reading
 
     async def _all_blocks(self) -> AsyncGenerator[list[Block]]:
-        """Give what was read during the login, then all that comes; nothing after each quiet second."""
-        early, self._unread = self._unread, []
-        if early:
-            yield early
+        """Give all that comes; nothing after each quiet second."""
+        quiet = 0
         while True:
             blocks = await self._read(QUIET)
             # Counted, not timed: while the taker is slow nobody listens, and that is not their silence.
-            self._quiet = 0 if blocks else self._quiet + 1
-            if self._quiet >= DEAD_AFTER:
+            quiet = 0 if blocks else quiet + 1
+            if quiet >= DEAD_AFTER:
                 raise NotHeard(f"{self._login.name} has been silent for {DEAD_AFTER} s, even to a ping")
-            if self._quiet and self._quiet % PING_AFTER == 0:
+            if quiet and quiet % PING_AFTER == 0:
                 await self._ask("Ping")
             yield blocks
 
     async def _read(self, within: float) -> list[Block]:
         """Read the next whole blocks; none when nothing came in time."""
+        patience = asyncio.timeout(within)
         try:
-            async with asyncio.timeout(within):
+            async with patience:
                 while True:
                     chunk = await self._reader.read(AT_ONCE)
                     if not chunk:
@@ -298,9 +294,9 @@ class Link:
                     blocks = self._blocks.feed(chunk)
                     if blocks:
                         return blocks
-        except TimeoutError:
-            return []
-        except OSError as error:
+        except OSError as error:  # a TimeoutError is one: ours, or that of a dead connection
+            if patience.expired():
+                return []
             raise NotHeard(f"{self._login.name} broke off ({type(error).__name__})") from None
 
     def _heard(self, blocks: list[Block]) -> Heard:
@@ -331,11 +327,6 @@ class Link:
         at = _moment(pong.get("Timestamp"))
         if at is not None:
             self._ahead = at - utc_now()
-
-
-def entries_of(blocks: Sequence[Block]) -> list[Block]:
-    """The callers who wait, out of the answer to `QueueStatus`."""
-    return [block for block in blocks if block.get("Event") == "QueueEntry"]
 
 
 def _key(challenge: str, secret: str) -> str:

@@ -17,7 +17,8 @@ def scripts(assistant: Assistant) -> dict[str, Handler]:
     async def answer(request: AgiRequest) -> Mapping[str, str]:
         told = await assistant.guidance(_asked(request, _said(request)))
         return {
-            "HOTLINE_ANSWER": told.text("answer", "nothing_found"),
+            "HOTLINE_PROMPTS": "1",
+            "HOTLINE_PROMPT_1": told.text("answer", "nothing_found"),
             "HOTLINE_FOUND": "1" if told.answers else "0",
         }
 

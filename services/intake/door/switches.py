@@ -7,7 +7,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
@@ -47,6 +47,7 @@ REWIND = 1 << 20
 """Bytes of the log read again at the start, so that visits are numbered as before."""
 MOST_ENDED = 20_000
 RESTARTED = "source_restarted"
+BEFORE_ALL = datetime(1970, 1, 2, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Condition:
     last_event_at: datetime | None
     log_trouble: str
     log_skips: int
-    open_calls: int
+    open_calls: int | None
     unreadable: int
     forgotten: int
     owed: reconcile.Status | None
@@ -110,6 +111,7 @@ class Exchange:
         self._house, self._source, self._waits = house, source, waits
         self._gauges = gauges or _Gauges(CollectorRegistry())
         self._reader = str(new_id())
+        self._prefix = f"{source.system}-" if source.system else ""
         self._turn = asyncio.Lock()
         self._logger = get_logger(part="door", source=source.name)
         self._forget()
@@ -125,6 +127,7 @@ class Exchange:
         self._marked: datetime | None = None
         self._connected_since: datetime | None = None
         self._last_event: datetime | None = None
+        self._living: Answered | None = None
         self._away = "not connected yet" if self._source.host else ""
         self._log_trouble = ""
         self._unreadable = self._log_skips = 0
@@ -140,10 +143,12 @@ class Exchange:
                 try:
                     await self._until_leading()
                     await self._read()
-                except Exception as error:
-                    superseded = isinstance(error, ExceptionGroup) and error.subgroup(_Superseded)
-                    if not superseded:
-                        self._logger.exception("switch_failed")
+                except* _Superseded:
+                    self._logger.warning("superseded")
+                except* Exception:
+                    self._logger.exception("switch_failed")
+                self._gauges.hide(self._source.name)
+                self._forget()
                 await asyncio.sleep(next(waits))
         finally:
             with suppress(Exception):
@@ -151,7 +156,6 @@ class Exchange:
                     await _release(tx, self._source.name, self._reader)
 
     async def _read(self) -> None:
-        self._forget()
         await self._restore()
         async with asyncio.TaskGroup() as feeds:
             feeds.create_task(self._keep_time())
@@ -178,29 +182,56 @@ class Exchange:
         if isinstance(item, Closed):
             self._closed(item)
             return
-        self._clock.told(item.at)
         facts = self._mapped(item)
-        if self._reconciler is not None:
-            facts += self._learnt(self._reconciler.fast(facts, item.at))
-        self._heard_through = max(self._heard_through or item.at, item.at)
+        facts += self._compared(facts, item.at)
         await self._tell(facts, self._mark(item.at, force=bool(facts)))
+
+    def _compared(self, facts: Sequence[Mapped], at: datetime) -> list[Mapped]:
+        """After a login the time stands still until it is known who lives: the log knows no contacts."""
+        if self._reconciler is None:
+            return []
+        if self._living is not None or self._connected_since is None:
+            self._heard_through = max(self._heard_through or at, at)
+        return self._learnt(self._reconciler.fast(facts, self._heard_through or BEFORE_ALL))
 
     def _mapped(self, item: Said) -> list[Mapped]:
         match item:
             case Opened(at):
-                self._connected_since, self._away = at, ""
+                self._clock.told(at)
+                self._connected_since, self._away, self._living = at, "", None
                 self._logger.info("connected")
                 return self._switch.reconnected(at)
             case Heard(blocks, at):
+                self._clock.told(at)
                 if not blocks:
                     return self._switch.settle()
                 self._last_event = at
                 return [fact for block in blocks for fact in self._fed(block)]
             case Answered(entries, channels, at):
+                self._living = item
+                said = self._introduce(item)
                 if entries is None:
                     self._logger.warning("may_not_ask", action="QueueStatus", next="write=… in manager.conf")
-                    return []
-                return self._switch.resync(entries, channels, at)
+                    return said
+                return said + self._switch.resync(entries, channels, at)
+
+    def _introduce(self, answer: Answered) -> list[Mapped]:
+        """Name each living channel's contact to the comparison: the log knows channels only."""
+        if self._reconciler is None:
+            return []
+        named = [
+            Mapped(
+                f"living|{leg}",
+                telephony.CallOffered(
+                    call_id=f"{self._prefix}{linked}",
+                    leg_id=f"{self._prefix}{leg}",
+                    source=self._source.name,
+                    occurred_at=answer.at,
+                ),
+            )
+            for leg, linked in (answer.channels or {}).items()
+        ]
+        return self._learnt(self._reconciler.fast(named, self._heard_through or BEFORE_ALL))
 
     def _fed(self, block: dict[str, str]) -> list[Mapped]:
         try:
@@ -217,10 +248,11 @@ class Exchange:
         self._connected_since, self._away = None, item.why
 
     def _mark(self, at: datetime, *, force: bool) -> Position | None:
-        if not force and self._marked is not None and at - self._marked < MARK_EVERY:
+        marked = self._marked
+        if not force and marked is not None and at - marked < MARK_EVERY:
             return None
-        self._marked = at
-        return Position(manager_feed(self._source.name), at.isoformat())
+        self._marked = max(at, marked or at)
+        return Position(manager_feed(self._source.name), self._marked.isoformat())
 
     # ------------------------------------------------------------ the log
 
@@ -239,7 +271,8 @@ class Exchange:
             self._unsettled.append((str(piece.place), last))
         if self._reconciler is not None:
             through = self._clock.at(piece.at) if piece.at_end else last
-            facts = self._learnt(self._reconciler.durable(facts, through)) if through else []
+            facts = self._reconciler.durable(facts, through) if through else []
+            facts = self._learnt([*facts, *self._over_by_now(facts)])
         await self._tell(facts, self._settled())
 
     def _note(self, piece: Piece) -> None:
@@ -255,6 +288,22 @@ class Exchange:
         for fact in facts:
             self._switch.learn(fact.body)
         return facts
+
+    def _over_by_now(self, facts: Sequence[Mapped]) -> list[Mapped]:
+        """The log knows no end of a call: one of before the login that did not live at the login is over."""
+        answer = self._living
+        if answer is None or answer.channels is None:
+            return []
+        over = dict.fromkeys(
+            fact.body.call_id
+            for fact in facts
+            if isinstance(fact.body, telephony.CallEvent) and fact.body.occurred_at < answer.at
+        )
+        return [
+            _ended(self._source.name, call_id, "ended_during_gap", answer.at)
+            for call_id in over
+            if call_id not in self._ended and call_id.removeprefix(self._prefix) not in answer.channels
+        ]
 
     def _settled(self) -> Position | None:
         """How far the log is done with: each of its facts was told by one feed or the other."""
@@ -299,7 +348,7 @@ class Exchange:
             if isinstance(restart, telephony.SourceInterrupted) and restart.reason == RESTARTED:
                 open_calls = await insist(partial(self._open_calls, restart.gap_to))
                 gone = [one for one in open_calls if one not in ended and one not in self._ended]
-                found += [_ended_by_restart(self._source.name, call_id, restart.gap_to) for call_id in gone]
+                found += [_ended(self._source.name, one, RESTARTED, restart.gap_to) for one in gone]
         return self._learnt(found)
 
     async def _open_calls(self, before: datetime) -> list[str]:
@@ -311,10 +360,8 @@ class Exchange:
         while True:
             async with self._turn:
                 now = self._clock.at(utc_now())
-                late: list[Mapped] = []
-                if self._reconciler is not None and self._connected_since is None and now is not None:
-                    self._heard_through = max(self._heard_through or now, now)
-                    late = self._learnt(self._reconciler.fast([], now))
+                down = self._source.host is not None and self._connected_since is None
+                late = self._compared([], now) if down and now is not None else []
                 await self._tell(late, self._settled())
             await asyncio.sleep(TICK)
 
@@ -334,7 +381,7 @@ class Exchange:
             last_event_at=self._last_event,
             log_trouble=self._log_trouble,
             log_skips=self._log_skips,
-            open_calls=self._switch.open_calls,
+            open_calls=self._switch.open_calls if self._source.host else None,
             unreadable=self._unreadable + self._log.odd,
             forgotten=self._switch.forgotten,
             owed=owed,
@@ -351,7 +398,6 @@ class Exchange:
         while True:
             await asyncio.sleep(RENEW_EVERY)
             if not await insist(self._lead):
-                self._logger.warning("superseded")
                 raise _Superseded
 
     async def _lead(self) -> bool:
@@ -361,9 +407,9 @@ class Exchange:
     async def _restore(self) -> None:
         """Take over what an earlier run told of calls that are under way, and where it stood."""
         told, heard_at, place = await insist(self._told_before)
-        for fact in told:
-            self._switch.learn(fact.body)
         self._remember_ends(told)
+        if self._source.host:
+            self._learnt(told)
         if heard_at is not None:
             self._switch.disconnected(heard_at)
         if self._source.queue_log is None:
@@ -412,17 +458,19 @@ def _pair_up(
 ) -> None:
     """Remind the reconciler of calls under way; all that it finds was told by the earlier run."""
     times = [fact.body.occurred_at for fact in lines if isinstance(fact.body, telephony.CallEvent)]
-    if not times:
-        return
+    since = times[0] - reconcile.SAME if times else None
     fast = [
         fact
         for fact in told
-        if isinstance(fact.body, telephony.CallOffered)
-        or getattr(fact.body, "occurred_at", heard_at) >= times[0]
+        if since is None
+        or isinstance(fact.body, telephony.CallOffered)
+        or getattr(fact.body, "occurred_at", since) >= since
     ]
     legs = {getattr(fact.body, "leg_id", None) for fact in fast} - {None}
     reconciler.fast(fast, heard_at)
-    reconciler.durable([fact for fact in lines if getattr(fact.body, "leg_id", None) in legs], times[-1])
+    if times:
+        known = [fact for fact in lines if getattr(fact.body, "leg_id", None) in legs]
+        reconciler.durable(known, times[-1])
 
 
 def manager_feed(source: str) -> str:
@@ -435,9 +483,9 @@ def log_feed(source: str) -> str:
     return f"queue_log:{source}"
 
 
-def _ended_by_restart(source: str, call_id: str, at: datetime) -> Mapped:
-    body = telephony.CallEnded(call_id=call_id, source=source, occurred_at=at, cause=RESTARTED)
-    return Mapped(f"{source}|restart|{int(at.timestamp())}|{call_id}", body)
+def _ended(source: str, call_id: str, cause: str, at: datetime) -> Mapped:
+    body = telephony.CallEnded(call_id=call_id, source=source, occurred_at=at, cause=cause)
+    return Mapped(f"{source}|{cause}|{int(at.timestamp())}|{call_id}", body)
 
 
 def _last_time(lines: Sequence[str]) -> datetime | None:
@@ -510,6 +558,7 @@ class _Gauges:
         self._trouble = gauge("log_trouble", "Whether queue_log cannot be read (1)")
         self._skips = gauge("log_skips", "How often a part of queue_log was not found again")
         self._unreadable = gauge("unreadable", "Blocks and lines that could not be read")
+        self._forgotten = gauge("forgotten_calls", "Calls that were given up without an end, after a day")
         self._owed = gauge("owed_facts", "Facts that one feed owes the other, late or lost", "feed", "state")
         self._behind = gauge("behind_seconds", "How far each feed has been read, before now", "feed")
 
@@ -519,10 +568,12 @@ class _Gauges:
             self._connected.labels(source).set(condition.connected_since is not None)
         _set_time(self._since, source, condition.connected_since)
         _set_time(self._event, source, condition.last_event_at)
-        self._calls.labels(source).set(condition.open_calls)
+        if condition.open_calls is not None:
+            self._calls.labels(source).set(condition.open_calls)
         self._trouble.labels(source).set(bool(condition.log_trouble))
         self._skips.labels(source).set(condition.log_skips)
         self._unreadable.labels(source).set(condition.unreadable)
+        self._forgotten.labels(source).set(condition.forgotten)
         owed = condition.owed
         if owed is None:
             return
@@ -534,6 +585,13 @@ class _Gauges:
             self._owed.labels(source, feed, "lost").set(lost.count)
             if behind is not None:
                 self._behind.labels(source, feed).set(behind / 1000)
+
+    def hide(self, source: str) -> None:
+        """Say nothing of a PBX that another door reads."""
+        for gauge in vars(self).values():
+            for sample in list(gauge.collect()[0].samples):
+                if sample.labels["source"] == source:
+                    gauge.remove(*sample.labels.values())
 
 
 def _set_time(gauge: Gauge, source: str, at: datetime | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from chassis.clock import monotonic, utc_now
-from chassis.faults import Transient
+from chassis.faults import Transient, is_transient
 from schemas.envelope import BY_BODY
 from services.intake.door import ledger
 from services.intake.door.entry import Busy, Delivery, Kept
@@ -29,6 +29,9 @@ from services.intake.sources.signatures import BadSignature, verify_standard, ve
 
 MAX_BODY = 1 << 20
 BODY_WITHIN = 10.0
+AGAIN = {"retry-after": "1"}
+AUDITED_A_MINUTE = 60
+"""Of senders who are not believed so many are kept per source, the others only counted."""
 
 
 class _Kept(NamedTuple):
@@ -106,19 +109,26 @@ class Hook:
 
     def __init__(self, house: House, source: Webhook) -> None:
         self._house, self._source = house, source
+        self._audited: deque[float] = deque(maxlen=AUDITED_A_MINUTE)
 
     async def receive(self, request: Request) -> Response:
         """Take one request; every answer below 300 means that what it names is on disk."""
         try:
+            return await self._answer(request)
+        except Busy as error:
+            return self._count("busy", _no(429, "busy", str(error), AGAIN))
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            # Only what we have worded ourselves: others name files, hosts, values.
+            why = str(error) if isinstance(error, Transient) else f"not kept: {type(error).__name__}"
+            return self._count("away", _no(503, "try_again", why, AGAIN))
+
+    async def _answer(self, request: Request) -> Response:
+        try:
             body = await _body(request)
             await self._believe(request, body)
             outcome = await self._take(request, body)
-        except (Transient, OSError) as error:
-            busy = isinstance(error, Busy)
-            refusal = _no(
-                429 if busy else 503, "busy" if busy else "try_again", str(error), {"retry-after": "1"}
-            )
-            return self._count("busy" if busy else "away", refusal)
         except (BadSignature, HTTPException) as error:
             return self._count("unbelieved", await self._unbelieved(error))
         except (_TooMuch, BadPayload) as error:
@@ -130,10 +140,14 @@ class Hook:
     async def _unbelieved(self, error: BadSignature | HTTPException) -> Response:
         """Say no, and keep for the audit that somebody tried; not what: who is not believed fills no disk."""
         if isinstance(error, HTTPException):
-            await self._refuse("not_allowed", str(error.detail), None)
-            return _no(error.status_code, "not_allowed", str(error.detail))
-        await self._refuse(f"signature_{error.reason}", str(error), None)
-        return _no(401, f"signature_{error.reason}", str(error))
+            status, code, why = error.status_code, "not_allowed", str(error.detail)
+        else:
+            status, code, why = 401, f"signature_{error.reason}", str(error)
+        now = monotonic()
+        if len(self._audited) < AUDITED_A_MINUTE or self._audited[0] < now - 60:
+            self._audited.append(now)
+            await self._refuse(code, why, None)
+        return _no(status, code, why)
 
     def _count(self, word: str, response: Response) -> Response:
         self._house.metrics.received.labels(self._source.name, word).inc()
@@ -160,15 +174,15 @@ class Hook:
     async def _take(self, request: Request, body: bytes) -> Outcome:
         outcome = Outcome()
         readings = self._read(request, body)
-        keeping = []
+        keeping, refused = [], defaultdict[str, list[str]](list)
         for place, reading in enumerate(readings):
             if isinstance(reading, BadPayload):
                 outcome.refused.append({"at": place, "path": reading.path, "problem": reading.problem})
-                await self._refuse("unreadable", str(reading), body)
+                refused["unreadable"].append(str(reading))
             elif reading.unknown is not None:
                 outcome.unknown.append(reading.unknown)
                 self._house.metrics.unknown.labels(self._source.name).inc()
-                await self._refuse("unknown_type", reading.unknown, body)
+                refused["unknown_type"].append(reading.unknown)
             else:
                 keeping.append((place, reading))
         kept = await asyncio.gather(*(self._keep(reading, body) for _, reading in keeping))
@@ -180,7 +194,10 @@ class Hook:
                 outcome.duplicates += 1
             else:
                 outcome.conflicts.append({"at": place, "id": reading.delivery[:200]})
-                await self._refuse("id_reuse", "this id was used before for other content", body)
+                refused["id_reuse"].append(f"[{place}] was used before for other content")
+        # The body once for each reason, not for each of a thousand events in it.
+        for reason, explanations in refused.items():
+            await self._refuse(reason, "; ".join(explanations), body)
         return outcome
 
     def _read(self, request: Request, body: bytes) -> Sequence[Reading | BadPayload]:

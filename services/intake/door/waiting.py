@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.case import Language
-from schemas.envelope import Code, Moment
+from schemas.envelope import Code, Identifier, Moment
 from services.intake.door.assistant import Asked, Assistant, UnknownCall
 from services.intake.door.house import House
+from services.intake.door.objections import Objection, desk_route, unusable
 from services.intake.waiting.guidance import Guidance
 
-CallId = Annotated[str, Path(min_length=1, max_length=200)]
+CallId = Annotated[Identifier, Path()]
 QueueName = Annotated[Code, Path()]
 
 
@@ -42,7 +43,7 @@ class Wish(BaseModel):
 
 def router(house: House, assistant: Assistant) -> APIRouter:
     """Build the routes."""
-    routes = APIRouter(tags=["waiting"])
+    routes = APIRouter(tags=["waiting"], route_class=desk_route(house, "waiting"))
 
     @routes.get("/queues", summary="How every queue stands now")
     async def board(request: Request) -> list[dict[str, Any]]:
@@ -53,7 +54,7 @@ def router(house: House, assistant: Assistant) -> APIRouter:
     async def guidance(
         request: Request,
         queue: QueueName,
-        call_id: Annotated[str, Query(min_length=1, max_length=200)],
+        call_id: Annotated[Identifier, Query()],
         lang: Language | None = None,
         question: Annotated[str | None, Query(max_length=500)] = None,
         identified: Annotated[bool, Query(description="the caller has proved who he is")] = False,  # noqa: FBT002 - a query parameter
@@ -62,31 +63,31 @@ def router(house: House, assistant: Assistant) -> APIRouter:
         try:
             return await assistant.guidance(Asked(queue, call_id, lang, question, identified=identified))
         except UnknownCall:
-            raise _unknown() from None
+            raise _unknown(call_id) from None
 
     @routes.post(
-        "/calls/{call_id}/reason", summary="Why the caller calls, by digit or in words", status_code=202
+        "/calls/{call_id:path}/reason", summary="Why the caller calls, by digit or in words", status_code=202
     )
     async def reason(request: Request, call_id: CallId, said: Reason) -> Captured:
         house.access.require(request, "ivr")
         try:
             return Captured(topic=await assistant.capture(call_id, said.said, said.language))
         except UnknownCall:
-            raise _unknown() from None
+            raise _unknown(call_id) from None
 
-    @routes.post("/calls/{call_id}/callback", summary="Call back, keeping the place", status_code=202)
+    @routes.post("/calls/{call_id:path}/callback", summary="Call back, keeping the place", status_code=202)
     async def callback(request: Request, call_id: CallId, wish: Wish) -> dict[str, bool]:
         house.access.require(request, "ivr")
         try:
             await assistant.call_back(call_id, wish.queue, wish.number, wish.due_at)
         except UnknownCall:
-            raise _unknown() from None
+            raise _unknown(call_id) from None
         except ValueError as error:
-            raise HTTPException(422, str(error)) from None
+            raise unusable(("body", "number"), str(error)) from None
         return {"promised": True}
 
     return routes
 
 
-def _unknown() -> HTTPException:
-    return HTTPException(404, "no event of this call has arrived; check call_id and the telephony feed")
+def _unknown(call_id: str) -> Objection:
+    return Objection("unknown_call", f"no event of call {call_id} has arrived; is the telephony feed behind?")

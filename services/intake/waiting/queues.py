@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.intake.waiting.estimate import Estimate, Served, Snapshot, Standing, Stay, estimate, standing
+from services.intake.waiting.estimate import (
+    OPEN_AT_MOST,
+    Estimate,
+    Served,
+    Snapshot,
+    Standing,
+    Stay,
+    estimate,
+    standing,
+)
 
 PRIORITY_CREDIT = timedelta(seconds=90)
 """So much earlier counts a caller per step of priority (the bank of 1999 gave its best customers 90 s)."""
@@ -74,14 +83,18 @@ class Queue:
 
     def waiting(self, at: datetime) -> list[Stay]:
         """Those who wait, the first to be served first."""
-        return sorted((stay for stay in self.stays if stay.waits(at)), key=lambda stay: stay.rank)
+        return sorted((stay for stay in self._lately(at) if stay.waits(at)), key=lambda stay: stay.rank)
 
     def talking(self, at: datetime) -> int:
         """How many agents talk."""
         return len(
             {
                 stay.agent
-                for stay in self.stays
+                for stay in self._lately(at)
                 if stay.answered_at is not None and (stay.talk_ended_at is None or stay.talk_ended_at > at)
             }
         )
+
+    def _lately(self, at: datetime) -> list[Stay]:
+        """Without what seems to last for ever because its end was lost."""
+        return [stay for stay in self.stays if stay.queued_at >= at - OPEN_AT_MOST]

@@ -1,0 +1,158 @@
+"""A recorded decision taken again, with what it was taken with or with other rules or models; pure.
+
+What a decision depended on is in its event: the case, its explanation, the moment. The rest follows from
+them. The severity before a rule raised it, and the department of the case that this one follows, are found
+by the digest of what was read, which only the right ones give. A restricted department is named by the
+abstention; that blind samples were taken, by a sample, or by a case that was decided in spite of them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from schemas.case import Case, Severity
+from schemas.router import CaseRouted, Explanation
+from schemas.topics import DEPARTMENTS
+from services.router.decision import Choice, Desk, Read, Scored, decide, hold, input_sha256
+from services.router.rules.view import SEVERITIES
+
+FOLLOWED = "follows_earlier_case"
+Gap = Literal["erased", "no_explanation", "inputs_unknown", "ruleset_unknown", "model_unknown"]
+"""Why a decision cannot be taken again; only of `erased` that is as it should be."""
+_NOT_COMPARED = frozenset({"shadow"})  # it decides nothing, and its model may be long gone
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A decision as it was said; `cause`: the id of its input, None where that was no UUID."""
+
+    routed: CaseRouted
+    at: datetime
+    cause: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What was read when the decision was taken."""
+
+    case: Case
+    text: str | None
+    follows: str | None
+
+
+def inputs_of(routed: CaseRouted, why: Explanation, text: str | None) -> Inputs | None:
+    """Find what was read; None when nothing that is known gives its digest.
+
+    `text` are the customer's words now; None: there are none, or none any more.
+    """
+    excluded = frozenset(why.excluded)
+    for inputs in _possible(routed, text):
+        read = Read(text=inputs.text, follows=inputs.follows)
+        if input_sha256(inputs.case, read, excluded) == why.input_sha256:
+            return inputs
+    return None
+
+
+def _possible(routed: CaseRouted, text: str | None) -> Iterator[Inputs]:
+    case = routed.case
+    raised = SEVERITIES.index(case.severity.value)
+    # A decision may also have been taken without the words that are known now.
+    for words in dict.fromkeys((text, None)):
+        for severity in reversed(SEVERITIES[: raised + 1]):
+            before = case.model_copy(update={"severity": Severity(severity)})
+            for follows in (None, *DEPARTMENTS) if case.follows else (None,):
+                yield Inputs(before, words, follows)
+
+
+def again(
+    recorded: Recorded,
+    why: Explanation,
+    inputs: Inputs,
+    desk: Desk,
+    scored: Scored | None,
+    degraded: str | None,
+) -> Choice:
+    """Take the decision again; what a person had decided stays, as it did then."""
+    routed, stage = recorded.routed, recorded.routed.why.stage
+    read = Read(text=inputs.text, scored=scored, degraded=degraded, follows=inputs.follows)
+    then = _as_it_was(desk, routed, why)
+    excluded, cause = frozenset(why.excluded), recorded.cause or UUID(int=0)
+    if stage == "ruling" or (stage == "hold" and routed.why.rule != FOLLOWED):
+        word = routed.department, stage, routed.why.rule
+        return hold(inputs.case, *word, read, then, recorded.at, cause=cause, excluded=excluded)
+    return decide(inputs.case, read, then, recorded.at, cause=cause, excluded=excluded)
+
+
+def _as_it_was(desk: Desk, routed: CaseRouted, why: Explanation) -> Desk:
+    first = why.model.top[:1] if why.model else ()
+    restricted = first if why.abstained == "department_restricted" else ()
+    return replace(
+        desk,
+        restricted=frozenset(one.department for one in restricted),
+        audits=why.audit or routed.why.stage not in {"model", "ruling"},
+    )
+
+
+# ------------------------------------------------------------ what differs
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A decision that came out otherwise: what was said, what would be, and which parts of it differ."""
+
+    case_no: str
+    at: datetime
+    was: str
+    would_be: str
+    parts: tuple[str, ...]
+
+
+def difference(recorded: Recorded, why: Explanation, choice: Choice, *, same: bool) -> Difference | None:
+    """Compare a decision with what it comes to now; None: it is the same.
+
+    `same`: it was taken again with the same rules and model, so its explanation must be the same as well.
+    """
+    parts = [*_of_decision(recorded.routed, choice)]
+    if same:
+        parts += _of_explanation(why, choice.explanation, known_cause=recorded.cause is not None)
+    if not parts:
+        return None
+    routed = recorded.routed
+    was = _said(routed.department, routed.why.stage, routed.why.rule, why)
+    would_be = _said(choice.department, choice.stage, choice.rule, choice.explanation)
+    return Difference(routed.case.case_no, recorded.at, was, would_be, tuple(parts))
+
+
+def _of_decision(routed: CaseRouted, choice: Choice) -> Iterator[str]:
+    pairs = {
+        "department": (routed.department, choice.department),
+        "stage": (routed.why.stage, choice.stage),
+        "rule": (routed.why.rule, choice.rule),
+        "assisting": (routed.assisting, choice.assisting),
+        "severity": (routed.case.severity, choice.severity),
+    }
+    for name, (was, would_be) in pairs.items():
+        # Why a case was left to people is part of the explanation; that it was, is the decision.
+        left = name == "rule" and routed.why.stage == choice.stage == "triage"
+        if was != would_be and not left:
+            yield name
+
+
+def _of_explanation(was: Explanation, would_be: Explanation, *, known_cause: bool) -> Iterator[str]:
+    passed_over = _NOT_COMPARED | (frozenset() if known_cause else {"decision_id"})
+    for name in Explanation.model_fields:
+        if name not in passed_over and getattr(was, name) != getattr(would_be, name):
+            yield f"explanation.{name}"
+
+
+def _said(department: str, stage: str, rule: str, why: Explanation) -> str:
+    first = next(iter(why.model.top), None) if why.model else None
+    likely = f"{first.department} {first.p:.2f}" if first else "—"
+    match stage:
+        case "model":
+            return f"{department} by classifier ({likely})"
+        case "triage":
+            return f"{department} because of {rule} ({likely})"
+    return f"{department} by {stage} {rule}"

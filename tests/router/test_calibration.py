@@ -1,0 +1,139 @@
+"""What a score is worth: probabilities, the error of confidence, bounds, thresholds."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.router.classifier.calibration import (
+    ONE_SIDED_95,
+    Scale,
+    calibrate,
+    expected_calibration_error,
+    fit_scale,
+    log_loss,
+    probabilities,
+    realised,
+    safe_threshold,
+    wilson_lower,
+    wilson_upper,
+)
+
+
+def drawn(scale: Scale, texts: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Scores, and labels drawn with exactly the probabilities that the scale gives them."""
+    dice = np.random.default_rng(seed)
+    scores = dice.normal(size=(texts, 4))
+    cumulated = probabilities(scores, scale).cumsum(axis=1)
+    return scores, (dice.random((texts, 1)) > cumulated).sum(axis=1).clip(max=3)
+
+
+def test_probabilities_are_a_softmax_with_a_floor_of_noise():
+    scores = np.array([[math.log(3), 0.0]])
+    assert probabilities(scores, Scale(1.0))[0] == pytest.approx([0.75, 0.25])
+    assert probabilities(scores, Scale(0.5))[0] == pytest.approx([0.9, 0.1])
+    assert probabilities(scores, Scale(1.0, noise=0.2))[0] == pytest.approx([0.7, 0.3])
+
+
+def test_log_loss_is_the_mean_surprise():
+    scores = np.array([[math.log(3), 0.0], [math.log(3), 0.0]])
+    assert log_loss(scores, np.array([0, 1]), Scale(1.0)) == pytest.approx(-math.log(0.75 * 0.25) / 2)
+
+
+@pytest.mark.parametrize("temperature", [0.15, 0.3, 1.0, 3.0])
+def test_the_temperature_that_made_the_labels_is_found(temperature):
+    scores, labels = drawn(Scale(temperature), 20_000)
+    found = fit_scale(scores, labels)
+    assert found.temperature == pytest.approx(temperature, rel=0.06)
+    assert found.noise <= 0.005
+
+
+def test_a_model_that_was_never_wrong_is_not_taken_for_infallible():
+    scores = np.tile([[2.0, 0.0], [0.0, 2.0]], (100, 1))
+    found = fit_scale(scores, np.tile([0, 1], 100))
+    assert found.temperature == pytest.approx(0.1, rel=0.01)
+    assert probabilities(np.array([[0.2, 0.0]]), found).max() < 0.9  # hardly a lead
+
+
+def test_wrong_labels_are_told_from_unsure_ones():
+    scores, labels = drawn(Scale(0.2, noise=0.05), 20_000)
+    found = fit_scale(scores, labels)
+    assert found.temperature == pytest.approx(0.2, rel=0.06)
+    assert found.noise == pytest.approx(0.05, abs=0.0101)
+    assert log_loss(scores, labels, found) < log_loss(scores, labels, Scale(found.temperature)) - 0.01
+
+
+def test_the_error_of_confidence_is_weighted_by_bin():
+    confidence = np.array([0.9, 0.9, 0.9, 0.9, 0.5, 0.5])
+    correct = np.array([True, True, True, False, True, False])
+    assert expected_calibration_error(confidence, correct) == pytest.approx(4 / 6 * 0.15)
+    assert expected_calibration_error(np.ones(3), np.ones(3, bool)) == 0
+
+
+def test_wilson_bounds_as_in_the_book():
+    # 81 of 263, two-sided 95 %: Newcombe, Two-sided confidence intervals (1998), table I
+    assert wilson_lower(81, 263, z=1.959964) == pytest.approx(0.2553, abs=5e-5)
+    assert wilson_upper(81, 263, z=1.959964) == pytest.approx(0.3662, abs=5e-5)
+    assert (wilson_lower(0, 0), wilson_upper(0, 0)) == (0, 1)
+    assert wilson_lower(10, 10) == pytest.approx(10 / (10 + ONE_SIDED_95**2))
+
+
+@given(st.integers(1, 5_000), st.data())
+def test_a_share_lies_between_its_bounds(trials, data):
+    successes = data.draw(st.integers(0, trials))
+    low, high = wilson_lower(successes, trials), wilson_upper(successes, trials)
+    assert 0 <= low <= successes / trials + 1e-12
+    assert successes / trials - 1e-12 <= high <= 1
+
+
+def test_it_takes_52_texts_to_trust_a_faultless_model():
+    sure = np.linspace(0.5, 0.99, 52)
+    assert safe_threshold(sure[1:], np.ones(51, bool)) is None
+    assert safe_threshold(sure, np.ones(52, bool)) == 0.5
+
+
+def test_texts_of_equal_confidence_are_trusted_together_or_not_at_all():
+    confidence = np.array([0.9] * 60 + [0.8] * 60)
+    assert safe_threshold(confidence, np.array([True] * 60 + [False] * 10 + [True] * 50)) == 0.9
+    assert safe_threshold(confidence, np.array([False] * 10 + [True] * 50 + [True] * 60)) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=200), st.floats(0.3, 0.95))
+def test_the_threshold_is_the_lowest_safe_one(texts, precision):
+    confidence = np.array([at / 20 for at, _ in texts])
+    correct = np.array([right for _, right in texts])
+    safe = [
+        at
+        for at in np.unique(confidence)
+        if wilson_lower(int(correct[confidence >= at].sum()), int((confidence >= at).sum())) >= precision
+    ]
+    assert safe_threshold(confidence, correct, precision) == (safe[0] if safe else None)
+
+
+def test_nothing_decided_has_no_precision():
+    none, half = np.array([False, False]), np.array([True, False])
+    assert realised(none, half).precision is None
+    assert (realised(none, half).coverage, realised(half, half).precision) == (0, 1.0)
+
+
+def test_calibration_judges_each_fold_by_the_others():
+    scores, labels = drawn(Scale(0.3), 6_000)
+    folds = np.arange(6_000) % 5
+    found = calibrate(scores, labels, folds)
+    assert found.scale.temperature == pytest.approx(0.3, rel=0.1)
+    assert found.ece < 0.03
+    assert found.threshold is not None
+    assert found.realised.precision == pytest.approx(0.955, abs=0.01)
+    # a fold whose labels are upside down is seen for what it is: the others' threshold holds nothing there
+    wrong = np.where(folds == 4, (labels + 1) % 4, labels)
+    assert calibrate(scores, wrong, folds).realised.precision < 0.9
+
+
+def test_copies_are_one_witness():
+    scores = np.tile([[2.0, 0.0]], (400, 1)) + np.linspace(0, 1, 400)[:, None] * [1, 0]
+    labels, folds = np.zeros(400, np.int64), np.arange(400) % 5
+    assert calibrate(scores, labels, folds).threshold is not None
+    witnesses = np.arange(400) % 10 == 0  # 40 texts, ten copies each
+    assert calibrate(scores, labels, folds, witnesses).threshold is None
