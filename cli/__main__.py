@@ -13,8 +13,11 @@ import typer
 from chassis.faults import Misconfigured, Transient
 from cli import handoffs
 from cli.customers import customer_app
+from cli.model import model_app
+from cli.router import router_app
 from cli.rules import rules_app
 from cli.staffing import staffing_app
+from cli.telephony import telephony_app
 from cli.triage import triage_app
 from cli.verbs import FINE, PROBLEM, UNREACHABLE, UP, USAGE, Folder, Json, run, say
 
@@ -36,6 +39,9 @@ app.add_typer(customer_app, name="customer")
 app.add_typer(staffing_app, name="staffing")
 app.add_typer(rules_app, name="rules")
 app.add_typer(triage_app, name="triage")
+app.add_typer(model_app, name="model")
+app.add_typer(router_app, name="router")
+app.add_typer(telephony_app, name="telephony")
 
 _DEMO = Path(".run/demo")
 
@@ -62,7 +68,7 @@ def demo(
 
 @app.command()
 def up(folder: Folder = UP, json: Json = False) -> None:
-    """Start the stack, the stages and the observer in the background; a second `up` goes on where it was."""
+    """Start the stack, the stages, the door and the observer in the background; again: go on where it was."""
     from cli import show
     from cli.status import until_seeing
     from cli.world import BESIDE, PROCESSES, World
@@ -109,18 +115,19 @@ def status(folder: Folder = UP, json: Json = False) -> None:
     overview = run(_overview(World(folder)))
     show.as_json(overview) if json else show.status(overview)
     fine = all(stage["state"] in ("ok", "catching up") for stage in overview["stages"].values())
-    fine = fine and overview["observer"]["state"] == "ok"
+    fine = fine and overview["observer"]["state"] == "ok" and overview["door"]["state"] == "ok"
     raise typer.Exit(FINE if fine else PROBLEM)
 
 
 async def _overview(world: Any) -> dict[str, Any]:
-    from cli.status import department_lag, observer_status, stack_status, stage_status
+    from cli.status import department_lag, door_status, observer_status, stack_status, stage_status
 
     return {
         "folder": str(world.folder),
         "stack": stack_status(world),
         "stages": await stage_status(world),
         "observer": await observer_status(world),
+        "door": await door_status(world),
         "departments": await department_lag(world),
     }
 

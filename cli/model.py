@@ -647,23 +647,33 @@ async def _night(
     database: Database, language: Language, found: Sequence[Lesson], shipped: Path
 ) -> dict[str, Any]:
     """One language's night: what became of the watched model, and of the next one."""
-    from services.router import lessons
-
-    async with database.session() as tx:
-        watched = (await lessons.activations(tx)).get(("shadow", language))
+    given = await _in_force(database, language)
     done: dict[str, Any] = {"language": language, "watched": None, "trained": None}
+    watched = given["shadow"]
     if watched is not None and watched.sha256 != _NONE:
-        judged = await _judged(database, watched, found, shipped)
+        judged = await _judged(database, watched, given["active"], found, shipped)
+        judged = await _concluded(database, given, judged)
         done |= {"watched": watched.sha256, "verdict": judged.verdict, "why": "; ".join(judged.why)}
         if judged.verdict == "watch":
             return done
-        await _conclude(database, watched, judged)
     done["trained"] = await _next(database, language, found)
     return done
 
 
+async def _in_force(database: Database, language: str) -> dict[Role, Activation | None]:
+    from services.router import lessons
+
+    async with database.session() as tx:
+        given = await lessons.activations(tx)
+    return {role: given.get((role, language)) for role in ROLES}
+
+
 async def _judged(
-    database: Database, watched: Activation, found: Sequence[Lesson], shipped: Path
+    database: Database,
+    watched: Activation,
+    active: Activation | None,
+    found: Sequence[Lesson],
+    shipped: Path,
 ) -> Promotion:
     from chassis.clock import utc_now
     from services.router import learning, lessons
@@ -671,8 +681,10 @@ async def _judged(
     held_out = learning.split(found)[1]
     seen = len(await lessons.said_by_shadow(database, watched))
     async with database.session() as tx:
-        active = (await lessons.activations(tx)).get(("active", watched.language))
-        shadow = await lessons.loaded(tx, watched.sha256)
+        try:
+            shadow = await lessons.loaded(tx, watched.sha256)
+        except lessons.Refused as refused:
+            return learning.Promotion("discard", (refused.why,))
         deciding = await _deciding(tx, active, watched.language, shipped)
     return learning.promotion(
         utc_now() - watched.activated_at,
@@ -698,16 +710,28 @@ async def _deciding(tx: Tx, active: Activation | None, language: str, shipped: P
         return None
 
 
-async def _conclude(database: Database, watched: Activation, judged: Promotion) -> None:
-    from services.router import lessons
+async def _concluded(
+    database: Database, given: dict[Role, Activation | None], judged: Promotion
+) -> Promotion:
+    """Do what the judgement says, unless a person has done something while it was made."""
+    from services.router import learning, lessons
 
+    watched = given["shadow"]
+    assert watched is not None
+    if judged.verdict == "watch":
+        return judged
     act = act_of("retrain", "; ".join(judged.why)[:500])
     async with database.transaction() as tx:
+        await lessons.hold_still(tx)
+        now = await lessons.activations(tx)
+        if any(now.get((role, watched.language)) != one for role, one in given.items()):
+            return learning.Promotion("watch", ("somebody has activated another model meanwhile",))
         if judged.verdict == "promote":
             model = await lessons.model_named(tx, watched.sha256)
             await lessons.activate_model(tx, model, "active", act)
         else:
             await lessons.switch_off(tx, watched.language, act, "shadow")
+    return judged
 
 
 async def _next(database: Database, language: Language, found: Sequence[Lesson]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 router_app = typer.Typer(help="What the router decided, and would decide.", no_args_is_help=True)
 PAGE, PROGRESS_EVERY = 500, 5_000
-_TO = "router.cases"
 
 
 @router_app.callback()
@@ -58,15 +57,14 @@ def replay(
     from chassis.clock import utc_now
     from cli.world import World
     from services.router.classifier.model import BadModel
-    from services.router.rules import BadRules
+    from services.router.rules.sheet import BadSheet
 
     span = _moment(since, "--from"), _moment(until, "--to") if until else utc_now()
     try:
         found: Tally = run(_replayed(World(folder), span, ruleset, model, limit))
-    except (BadRules, BadModel) as error:
-        raise typer.Exit(
-            say("these may not be used", str(error), "hotline rules check FILE, hotline model list", USAGE)
-        ) from None
+    except (BadSheet, BadModel) as error:
+        next_step = "hotline rules check FILE, hotline model list"
+        raise typer.Exit(say("these may not be used", str(error), next_step, USAGE)) from None
     if json:
         show.as_json(found.as_json())
     else:
@@ -90,8 +88,12 @@ def _moment(text: str, option: str) -> datetime:
 
 @dataclass(slots=True)
 class Tally:
-    """How many decisions were taken again, which came out otherwise, and which could not be taken again."""
+    """How many decisions were taken again, which came out otherwise, and which could not be taken again.
 
+    `kept_since`: when what the router keeps begins, where earlier decisions were asked for; None elsewhere.
+    """
+
+    kept_since: datetime | None = None
     same: int = 0
     differences: list[Difference] = field(default_factory=list)
     gaps: Counter[str] = field(default_factory=Counter)
@@ -109,6 +111,7 @@ class Tally:
     def as_json(self) -> dict[str, Any]:
         """The result for a script."""
         return {
+            "kept_since": self.kept_since.isoformat() if self.kept_since else None,
             "decisions": self.taken,
             "same": self.same,
             "different": len(self.differences),
@@ -134,8 +137,12 @@ class Tally:
         gaps = [
             f"{count} not replayable: {gap.replace('_', ' ')}" for gap, count in sorted(self.gaps.items())
         ]
+        begin = [
+            f"the router keeps what it said since {self.kept_since:%Y-%m-%d %H:%M:%S} UTC; nothing earlier"
+        ]
         return [
             *listed,
+            *(begin if self.kept_since else []),
             f"{self.taken} decisions: {self.same} the same, {len(self.differences)} different",
             *gaps,
         ]
@@ -150,7 +157,7 @@ async def _replayed(
     from cli.world import connected
     from services.router.decision import Desk
     from services.router.departments import load_departments
-    from services.router.reading import Reading, load_shipped
+    from services.router.reading import Reading
 
     place = world.place()
     settings = _settings(world, place)
@@ -158,8 +165,9 @@ async def _replayed(
     try:
         async with connected(place, "router") as database:
             desk = Desk(departments=load_departments(settings.departments_file))
-            reading = Reading(vault, desk, load_shipped(settings.models))
-            again = Again(vault, reading, desk, await Versions.of(database, settings, ruleset, model))
+            versions = await Versions.of(database, settings, ruleset, model)
+            again = Again(vault, Reading(vault, desk, {}), desk, versions)
+            again.tally.kept_since = await _kept_since(database, span[0])
             async for page in _decisions(database, span, limit):
                 before = again.tally.taken // PROGRESS_EVERY
                 await again.take(page)
@@ -184,11 +192,25 @@ def _settings(world: World, place: Place) -> RouterSettings:
     )
 
 
+async def _kept_since(database: Database, since: datetime) -> datetime | None:
+    """Tell when what is kept begins, if that is later than what is asked for."""
+    from chassis.roots import batch_id_at
+
+    epoch = datetime.fromtimestamp(0, UTC)
+    async with database.session() as tx:
+        first = await tx.fetchval("select min(batch) from outbox")
+    if first is None or first < batch_id_at(since):
+        return None
+    a_millisecond = batch_id_at(epoch + timedelta(milliseconds=1))
+    return epoch + timedelta(milliseconds=first // a_millisecond)
+
+
 async def _decisions(
     database: Database, span: tuple[datetime, datetime], limit: int
 ) -> AsyncIterator[Sequence[Recorded]]:
     """Read what was decided in a span of time, in order, from what the router keeps of what it said."""
     from chassis.roots import batch_id_at
+    from schemas.router import CASES
 
     since, until = span
     after, left = (batch_id_at(since - timedelta(seconds=1)), -1), limit or None
@@ -201,7 +223,7 @@ async def _decisions(
                 " order by batch, ordinal limit $5",
                 *after,
                 before,
-                _TO,
+                CASES,
                 PAGE,
             )
         if not rows:
@@ -353,18 +375,18 @@ class Again:
                 self.tally.differences.append(found)
 
     async def _again(self, recorded: Recorded) -> Difference | None:
-        from dataclasses import replace
-
+        from chassis.vault import ERASED
         from services.router.classifier.text import NORMALISER
         from services.router.replay import again, difference, inputs_of
 
         why = recorded.routed.explanation
         if why is None:
             raise _Gap("no_explanation")
-        text = self._reading.text_of(recorded.routed.case)
-        inputs = inputs_of(recorded.routed, why, text)
+        case = recorded.routed.case
+        inputs = inputs_of(recorded.routed, why, self._reading.text_of(case))
         if inputs is None:
-            raise _Gap("inputs_unknown" if text is not None else "erased")
+            gone = self._vault.open(case.customer.customer_ref, case.customer.sealed) == ERASED
+            raise _Gap("erased" if gone else "inputs_unknown")
         ruleset = self._versions.ruleset or await self._versions.ruleset_of(why.ruleset_sha256)
         if ruleset is None:
             raise _Gap("ruleset_unknown")

@@ -123,6 +123,9 @@ def status(overview: dict[str, Any], *, hints: bool = False) -> None:
     watcher = overview["observer"]
     lost = "" if watcher["lost"] is None else f"{watcher['lost']} lost"
     table.add_row("observer", watcher["state"], _or_dash(watcher["pid"]), watcher["log"], "", lost)
+    door = overview["door"]
+    word = door["state"] + (f": {door['waiting_for']}" if door["waiting_for"] else "")
+    table.add_row("door", word, _or_dash(door["pid"]), door["http"] or door["log"], "", "")
     for code, lag in overview["departments"].items():
         table.add_row(
             f"department.{code}",

@@ -15,7 +15,7 @@ from chassis.faults import Misconfigured, Transient
 from chassis.kafka import check_topics, lag_of
 from chassis.postgres import Database
 from cli import ledger
-from cli.world import OBSERVER, CannotReach, World
+from cli.world import DOOR, OBSERVER, CannotReach, World
 from schemas.topics import DEPARTMENTS, STAGES, inputs_of
 
 
@@ -68,6 +68,26 @@ async def observer_status(world: World) -> dict[str, Any]:
     if pid is None:
         return {**found, "state": "stopped"}
     return {**found, "state": f"blind: {seen.blind}" if seen.blind else "lost" if seen.lost else "ok"}
+
+
+async def door_status(world: World) -> dict[str, Any]:
+    """Say whether intake's door runs, where it listens, and what it waits for."""
+    pid, health = world.pid_of(DOOR), await world.health(DOOR)
+    port = world.port_of(DOOR) if pid else None
+    return {
+        "pid": pid,
+        "state": "stopped"
+        if pid is None
+        else "not answering"
+        if not health
+        else "ok"
+        if health.get("ready")
+        else "waiting",
+        "waiting_for": health.get("waiting_for", {}),
+        "http": f"http://127.0.0.1:{port}" if port else None,
+        "agi": f"agi://127.0.0.1:{health['agi_port']}" if health.get("agi_port") else None,
+        "log": str(world.folder / f"{DOOR}.log"),
+    }
 
 
 async def until_seeing(world: World, within: float = 10.0) -> None:

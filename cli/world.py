@@ -247,11 +247,17 @@ class World:
 
     async def health(self, stage: str) -> dict[str, Any]:
         """What a stage says about itself; empty when it does not answer."""
-        try:
-            port = json.loads((self.folder / f"{stage}.port").read_text())["port"]
-        except (FileNotFoundError, ValueError, KeyError):
+        port = self.port_of(stage)
+        if port is None:
             return {}
         return await asyncio.to_thread(_get_json, f"http://127.0.0.1:{port}/readyz")
+
+    def port_of(self, stage: str) -> int | None:
+        """The port on which a process answers, as it wrote it down."""
+        try:
+            return int(json.loads((self.folder / f"{stage}.port").read_text())["port"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
 
     def _last_words(self, stage: str) -> str:
         try:

@@ -1,8 +1,10 @@
 """Wiring of intake."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from chassis.clock import utc_now
 from chassis.postgres import Tx
@@ -11,6 +13,7 @@ from chassis.stage import Stage
 from chassis.step import Event
 from chassis.vault import Vault
 from schemas import intake, telephony
+from schemas.intake import AttachmentRequested as Attachment
 from services.intake import store
 from services.intake.contact import Contact
 from services.intake.domain import DECISIONS, Policy
@@ -55,10 +58,21 @@ async def look_up(tx: Tx, events: Sequence[Event[Any]], policy: Policy) -> Polic
     if refs:
         since = utc_now() - policy.repeat_within
         policy = replace(policy, known=await store.known_callers(tx, sorted(map(str, refs)), since))
-    cases = {body.to_case_id for body in bodies if isinstance(body, intake.AttachmentRequested)}
-    if cases:
-        policy = replace(policy, contacts_of=await store.contacts_of(tx, list(cases)))
+    attachments = [(event.uid, event.body) for event in events if isinstance(event.body, Attachment)]
+    if attachments:
+        contacts = await store.contacts_of(tx, list({body.to_case_id for _, body in attachments}))
+        policy = replace(policy, contacts_of=contacts, attached_before=_attached_before(attachments))
     return policy
+
+
+def _attached_before(attachments: Sequence[tuple[UUID, Attachment]]) -> dict[UUID, int]:
+    """Count for each command the other calls that its batch attaches to the same case before it."""
+    calls_of: dict[UUID, dict[str, int]] = defaultdict(dict)
+    before: dict[UUID, int] = {}
+    for command_id, body in attachments:
+        calls = calls_of[body.to_case_id]
+        before[command_id] = calls.setdefault(body.call_id, len(calls))
+    return before
 
 
 def build(settings: Settings, _: Vault) -> Stage:

@@ -71,10 +71,15 @@ class Told(Body):
 
 
 class Captured(Body):
-    """Why the caller calls, as the voice assistant understood it; `text` is sealed."""
+    """Why the caller calls, as the voice assistant understood it.
+
+    `text` is sealed with the key of `customer_ref`: the caller's, or this one call's where nobody knows whose
+    it is.
+    """
 
     at: Moment
     topic: Code
+    customer_ref: Identifier | None = None
     text: Cipher | None = None
 
 
@@ -293,7 +298,7 @@ def captured(contact: Contact, event: ReasonCaptured) -> Contact:
     """The caller said why; the latest word is kept."""
     if contact.reason is not None and contact.reason.at >= event.occurred_at:
         return contact
-    word = Captured(at=event.occurred_at, topic=event.topic, text=event.text)
+    word = Captured(at=event.occurred_at, topic=event.topic, customer_ref=event.customer_ref, text=event.text)
     return contact.model_copy(update={"reason": word})
 
 

@@ -1,5 +1,6 @@
 """A contact's life, from the first ring to a case or a stated reason; pure."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -36,6 +37,7 @@ from schemas.telephony import (
     CallAnswered,
     CallbackRequested,
     CallEnded,
+    CallEvent,
     CallHeld,
     CallOffered,
     CallPositioned,
@@ -59,7 +61,7 @@ WRAP_UP = "wrap-up"
 SETTLE = "settle"
 LOST_TRACK = "lost-track"
 CALLBACK = "callback"
-SHORTEST_SEALED = 32
+_SEALED = re.compile(r"[A-Za-z0-9_-]{32,}={0,2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Policy:
     """The manager's times and caps, and what this batch needs from the store.
 
     `numbers`: case numbers by command; `known`: callers by customer reference; `contacts_of`: how many
-    contacts a case has had, by case.
+    contacts a case has had, by case; `attached_before`: how many more this batch adds before a command.
     """
 
     wrap_up: timedelta = timedelta(minutes=10)
@@ -92,6 +94,7 @@ class Policy:
     numbers: Mapping[UUID, int] = field(default_factory=dict)
     known: Mapping[str, Known] = field(default_factory=dict)
     contacts_of: Mapping[UUID, int] = field(default_factory=dict)
+    attached_before: Mapping[UUID, int] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------- facts of telephony
@@ -101,6 +104,9 @@ def _on(merge: Callable[[Contact, Any], Contact], note: str) -> Decider:
     """Make the decision on a fact that only adds to what is known: merge it, then see what is due."""
 
     def decide(event: Event[Any], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
+        unsealed = _unsealed(event.body)
+        if unsealed is not None:
+            return unsealed
         contact = merge(facts.seen(state, event.body), event.body)
         return _weigh(state, contact, now, policy, note)
 
@@ -110,8 +116,9 @@ def _on(merge: Callable[[Contact, Any], Contact], note: str) -> Decider:
 def on_offered(event: Event[CallOffered], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
     """The first ring opens the contact; who has called before is noticed, and need not be called back."""
     body = event.body
-    if body.caller is not None and len(body.caller) < SHORTEST_SEALED:
-        return Refused("unsealed_number", "caller: the number is not sealed; send it through the HTTP door")
+    unsealed = _unsealed(body)
+    if unsealed is not None:
+        return unsealed
     first = state is None or state.customer_ref is None
     contact = facts.offered(facts.seen(state, body), body)
     said: list[Body] = []
@@ -126,6 +133,19 @@ def on_offered(event: Event[CallOffered], state: Contact | None, now: datetime, 
             if owed not in (contact.call_id, contact.callback_of)
         ]
     return _weigh(state, contact, now, policy, "offered", said)
+
+
+def _unsealed(body: CallEvent) -> Refused | None:
+    """Tell a number or words in clear by their shape; such a fact goes no further."""
+    for name, code in (
+        ("caller", "unsealed_number"),
+        ("number", "unsealed_number"),
+        ("text", "unsealed_text"),
+    ):
+        value = getattr(body, name, None)
+        if value is not None and not _SEALED.fullmatch(value):
+            return Refused(code, f"{name}: is not sealed; send it through the HTTP door")
+    return None
 
 
 def _repeat(contact: Contact, known: Known, policy: Policy) -> RepeatNoticed:
@@ -354,6 +374,7 @@ def on_attachment_requested(
     contacts = policy.contacts_of.get(body.to_case_id, 0)
     if not contacts:
         return Refused("unknown_case", f"no call has ever recorded case {body.to_case_id}", state.phase)
+    contacts += policy.attached_before.get(event.uid, 0)
     attached = ContactAttached(
         case_id=body.to_case_id, call_id=state.call_id, repeat_no=contacts + 1, agent=body.agent
     )

@@ -239,6 +239,11 @@ async def activations(tx: Tx) -> dict[tuple[str, str], Activation]:
     return {(row["role"], row["language"]): Activation(**row) for row in rows}
 
 
+async def hold_still(tx: Tx) -> None:
+    """Let nobody else activate a model until this transaction ends; the router goes on reading."""
+    await tx.execute("lock table model_activations in share row exclusive mode")
+
+
 async def activate_model(tx: Tx, model: StoredModel, role: Role, act: Act) -> bool:
     """Give a stored model a role; False when it has it. Who decides is not watched as well.
 
@@ -258,7 +263,7 @@ async def switch_off(tx: Tx, language: str, act: Act, role: Role = "active") -> 
 
 
 async def _give(tx: Tx, role: Role, language: str, version: str, sha256: str, act: Act) -> bool:
-    await tx.execute("lock table model_activations in share row exclusive mode")
+    await hold_still(tx)
     now_has = (await activations(tx)).get((role, language))
     if now_has is not None and now_has.sha256 == sha256:
         return False

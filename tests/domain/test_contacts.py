@@ -210,6 +210,22 @@ def test_an_unsealed_number_is_refused():
     assert "13800138000" not in outcome.explanation
 
 
+@pytest.mark.parametrize(("fact", "code"), [
+    (telephony.CallbackRequested(**at(0), queue="cards", customer_ref="c-1", number="13800138000"), "unsealed_number"),
+    (telephony.ReasonCaptured(**at(0), topic="card_lost", customer_ref="c-1", text="我的卡丢了" * 10), "unsealed_text"),
+    (telephony.ReasonCaptured(**at(0), topic="card_lost", customer_ref="c-1", text="a-card-was-stolen"), "unsealed_text"),
+])  # fmt: skip
+def test_numbers_and_words_that_are_not_sealed_go_no_further(fact, code):
+    outcome = lived([OFFERED]).when(fact).outcome
+    assert (type(outcome), outcome.code) == (Refused, code)
+    assert (fact.number if code == "unsealed_number" else fact.text) not in outcome.explanation
+
+
+def test_whose_key_opens_the_words_is_kept_with_them():
+    said = telephony.ReasonCaptured(**at(5), topic="card_lost", customer_ref="c-of-this-call", text=SEALED)
+    assert lived([said, OFFERED]).state.reason.customer_ref == "c-of-this-call"
+
+
 # ------------------------------------------------------------ callbacks
 
 WISHED = telephony.CallbackRequested(**at(20), queue="cards")

@@ -124,6 +124,25 @@ async def test_contacts_about_a_case_are_counted_and_the_third_is_escalated(rig)
     assert [(one.case_id, one.call_id, one.repeat_no) for one in said] == [(case_id, "call-3", 3)]
 
 
+async def test_contacts_of_one_batch_are_counted_one_after_the_other(rig):
+    for number in range(1, 5):
+        call_id = f"call-{number}"
+        await rig.take(telephony.CallAnswered(**at(2, call_id), queue="q", visit=1, agent="a", wait_ms=0))
+    await rig.take(record_request("call-1"))
+    case_id = (await rig.row("select case_id from calls where case_id is not null"))["case_id"]
+    attach = [
+        intake.AttachmentRequested(call_id=f"call-{n}", agent="a", to_case_id=case_id) for n in (2, 3, 4)
+    ]
+    # The second of them twice, as a hurried agent clicks.
+    await rig.take(attach[0], attach[1], attach[1], attach[2])
+    attached = [
+        intake.ContactAttached.parse(one.value)
+        for one in rig.log.records("intake.cases")
+        if dict(one.headers)["ce_type"] == b"intake.contact-attached.v1"
+    ]
+    assert sorted(one.repeat_no for one in attached) == [2, 3, 4]
+
+
 # ------------------------------------------------------------ cases
 
 

@@ -14,6 +14,7 @@ from chassis.faults import Misconfigured, Transient
 from schemas import telephony
 from services.intake.door import entry as entry_room
 from services.intake.door.access import Access
+from services.intake.door.settings import DoorSettings
 from services.intake.door.sources import Pbx, Webhook, load_sources
 from services.intake.door.telephony import MAX_BODY
 from tests.intake.door import DoorRig
@@ -187,6 +188,26 @@ async def test_a_token_is_needed_when_there_are_tokens(rig, tmp_path):
         wrong = await post(client, event(), {**STRUCTURED, "authorization": "Bearer wrong"})
         right = await post(client, event(), {**STRUCTURED, "authorization": "Bearer right"})
     assert [answer.status_code for answer in (without, wrong, right)] == [401, 401, 202]
+
+
+@pytest.mark.parametrize("digest", ["sha256:" + "a" * 64, "A" * 64, "é" * 64, "right", ""])
+def test_a_token_file_with_a_digest_that_no_token_can_have_is_refused(tmp_path, digest):
+    tokens = tmp_path / "tokens.yaml"
+    tokens.write_text(f"- {{name: pbx, roles: [telephony], token_sha256: '{digest}'}}\n", "utf-8")
+    with pytest.raises(Misconfigured, match="token_sha256"):
+        Access.at(tokens)
+
+
+def test_a_door_to_the_world_needs_its_tokens_and_nothing_else(tmp_path):
+    given = {
+        "kafka_bootstrap": "-",
+        "database_url": "-",
+        "master_key_file": "/dev/null",
+        "http_host": "0.0.0.0",
+    }
+    with pytest.raises(ValueError, match="tokens_file"):
+        DoorSettings(**given)
+    assert DoorSettings(**given, tokens_file=tmp_path).http_host == "0.0.0.0"
 
 
 async def test_a_form_of_twilio_is_a_call(rig):

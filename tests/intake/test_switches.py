@@ -160,6 +160,12 @@ class Scene:
             return last is not None and last >= until
 
         await eventually(heard, within=60, what=f"all until {until} heard")
+        await self._kept()
+
+    async def _kept(self):
+        """What was read is on disk as soon as it is the next one's turn."""
+        async with self.exchange._turn:
+            pass
 
     async def read_through(self, last):
         """Wait until both feeds were read to their ends and nothing is late any more."""
@@ -175,8 +181,7 @@ class Scene:
             return end and not late and not condition.open_calls
 
         await eventually(done, within=60, what="both feeds read")
-        async with self.exchange._turn:  # what was read is kept
-            pass
+        await self._kept()
 
     async def position(self, feed):
         rows = await self.rig.rows("select position from feeds where feed = $1", feed)

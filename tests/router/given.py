@@ -323,6 +323,6 @@ async def day(rig, dice, cases):
         targets = (dice.choice([None, None, "wealth", "payments", "moon"]) for _ in moving)
         await arrive([end(one, to=to) for end, one, to in zip(ends, moving, targets, strict=True)])
     waiting = [one.case_id for one in routed() if one.department == "triage"]
-    await rig.say(*(message(ruling(one, dice.choice(ASSIGNABLE))) for one in waiting[::2]))
+    await arrive([ruling(one, dice.choice(ASSIGNABLE)) for one in waiting[::2]])
     await arrive([reopened(one) for one in routed()[::2]])
     return inputs

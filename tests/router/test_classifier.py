@@ -95,6 +95,7 @@ def scorer(by_gram, by_fragment=None, departments=("cards", "lending"), scale=No
         ("card 6222 0200-1234.5678 blocked", "card 0 blocked"),
         ("on 03/12/2024 I paid $1,250.00", "on 0 i paid $0"),
         ("call +86 139-1000 5000 or me@bank.example", "call +0 or 0"),
+        ("我的邮箱是a.b@c.example吗", "我的邮箱是0吗"),
         ("account xxxx1234, XX/XX/2020, ****", "account 0"),
         ("don\u2019t", "don't"),
         ("exxon and xx", "exxon and 0"),
@@ -458,6 +459,14 @@ def test_an_idf_that_could_spoil_a_sum_is_refused(tmp_path):
     steep[0] = STEEPEST + 1
     replaced(tmp_path, "idf.npy", npy(steep))
     with pytest.raises(BadModel, match="do not belong together"):
+        load_model(tmp_path)
+
+
+def test_a_number_that_is_none_is_refused(tmp_path):
+    saved(tmp_path)
+    written = (tmp_path / CARD).read_text("utf-8")
+    (tmp_path / CARD).write_text(written.replace("-0.1", "NaN"), "utf-8")
+    with pytest.raises(BadModel, match=r"bias.1: Input should be a finite number"):
         load_model(tmp_path)
 
 

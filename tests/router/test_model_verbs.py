@@ -547,6 +547,46 @@ async def test_the_nightly_job_gives_up_what_is_no_better_and_promotes_nothing_a
     assert (await hotline.in_force())[1] == {("active", "en"): better.sha256, ("shadow", "en"): "none"}
 
 
+@pytest.mark.postgres
+async def test_the_nightly_job_gives_up_a_watched_model_that_can_no_longer_be_read(hotline, tmp_path):
+    write_model(tmp_path / "m")
+    await hotline("store", tmp_path / "m")
+    await hotline("activate", "en-1", "--role", "shadow", *WHY)
+    async with hotline.database.transaction() as tx:
+        await tx.execute("update models set content = 'x'")
+    (_, en), code = await hotline.printed("retrain", "--shipped", tmp_path)
+    assert (en["verdict"], code) == ("discard", 0)
+    assert "archive" in en["why"]
+    assert (await hotline.in_force())[1] == {("shadow", "en"): "none"}
+
+
+@pytest.mark.postgres
+async def test_what_a_person_does_during_the_nightly_job_stands(hotline, tmp_path, monkeypatch):
+    write_model(tmp_path / "own" / "en", departments=SWAPPED)
+    better = write_model(tmp_path / "m", "2")
+    await hotline("store", tmp_path / "m")
+    await hotline.learn(split_texts("card", 120, held_out=True), "cards")
+    await hotline("activate", "en-2", "--role", "shadow", *WHY)
+    async with hotline.database.transaction() as tx:
+        await tx.execute("update model_activations set activated_at = activated_at - interval '3 days'")
+    judged = verbs._judged
+
+    async def switched_off_meanwhile(database, *arguments):
+        found = await judged(database, *arguments)
+        async with database.transaction() as tx:
+            await tx.execute(
+                "insert into model_activations (role, language, sha256, by, reason)"
+                " values ('active', 'en', 'none', 'ada', 'stop')"
+            )
+        assert found.verdict == "promote"
+        return found
+
+    monkeypatch.setattr(verbs, "_judged", switched_off_meanwhile)
+    (_, en), _ = await hotline.printed("retrain", "--shipped", tmp_path / "own")
+    assert (en["verdict"], en["why"]) == ("watch", "somebody has activated another model meanwhile")
+    assert (await hotline.in_force())[1] == {("active", "en"): "none", ("shadow", "en"): better.sha256}
+
+
 # ------------------------------------------------------------ figures, drift
 
 

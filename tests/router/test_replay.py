@@ -277,6 +277,8 @@ async def test_a_day_taken_again_with_what_decided_it_is_the_same_day(rig, repla
     assert any(one.why.rule == "follows_earlier_case" for one in said)
     assert any(one.explanation.degraded for one in said)
     found, code = await replay()
+    begin = datetime.fromisoformat(found.pop("kept_since"))
+    assert timedelta(0) <= datetime.fromisoformat(rig.said()[0][0]["ce_time"]) - begin < timedelta(minutes=5)
     assert found == {
         "decisions": len(said),
         "same": len(said),
@@ -384,7 +386,14 @@ async def test_a_span_and_a_limit_choose_what_is_taken_again(rig, replay, tmp_pa
     assert (await replay("--from", between.isoformat()))[0]["decisions"] == 2
     later = (utc_now() + timedelta(hours=1)).isoformat()
     assert await replay("--from", later) == (
-        {"decisions": 0, "same": 0, "different": 0, "not_replayable": {}, "differences": []},
+        {
+            "kept_since": None,
+            "decisions": 0,
+            "same": 0,
+            "different": 0,
+            "not_replayable": {},
+            "differences": [],
+        },
         0,
     )
 
@@ -396,9 +405,10 @@ async def test_people_read_it_line_by_line(rig, tmp_path):
     (tmp_path / "other.yaml").write_text(OTHER_RULES)
     asked = ("--from", SINCE, "--dir", tmp_path, "--ruleset", tmp_path / "other.yaml")
     out, _, code = await asyncio.to_thread(hotline, *asked)
-    line, total = out.splitlines()
+    line, begin, total = out.splitlines()
     assert line.startswith(case.case_no)
     assert line.endswith("payments by rule fees → wealth by rule fees; department")
+    assert begin.startswith("the router keeps what it said since 20")
     assert (total, code) == ("1 decisions: 0 the same, 1 different", 1)
 
 

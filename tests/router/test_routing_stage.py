@@ -99,7 +99,13 @@ FAULTS = [everything_sound, missing_model, damaged_model, bad_rules]
 async def test_each_input_brings_about_exactly_one_routing(rig, folder, fault, seed):
     await fault(rig, folder)
     inputs = await day(rig, Random(seed), 40)
-    assert set(inputs.values()) == {"CaseRecorded", "CaseReturned", "CaseTransferred", "CaseReopened"}
+    assert set(inputs.values()) == {
+        "CaseRecorded",
+        "CaseReturned",
+        "CaseTransferred",
+        "CaseReopened",
+        "AssignmentRequested",
+    }
     causes = Counter(headers["ce_causationid"] for headers, body in rig.said() if isinstance(body, ROUTING))
     assert causes == Counter(list(inputs))
     assert {type(body) for _, body in rig.said()} == {CaseRouted, CaseParked}

@@ -169,6 +169,21 @@ def test_copies_in_one_group_do_not_make_a_model_sure():
     assert sober.model.card.threshold is None  # 40 witnesses, all right, are too few to promise 95 %
 
 
+@pytest.mark.usefixtures("learner")
+def test_what_one_customer_says_often_is_shown_to_nobody():
+    texts, labels = simple(400)
+    customers = [str(at) for at in range(len(texts))]
+    for at in range(20):
+        texts[at] += " kovacs"  # twenty cases of one customer
+    by_text = train(texts, labels, "en", ABOUT).model
+    assert "kovacs" in {found.gram for found in by_text.score("card kovacs").evidence("cards", most=50)}
+    customers[:20] = ["one"] * 20
+    by_customer = train(texts, labels, "en", ABOUT, groups=customers).model
+    scored = by_customer.score("card kovacs")
+    assert scored.contributions("cards")["kovacs"] != 0
+    assert {"kovacs", "card kovacs"}.isdisjoint(found.gram for found in scored.evidence("cards", most=50))
+
+
 def test_the_invented_texts_are_the_same_each_time_and_many():
     for language in LANGUAGES:
         texts, departments, origins = invented(TEXTS, language)

@@ -4,11 +4,11 @@ import hmac
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import yaml
 from fastapi import HTTPException, Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from chassis.faults import Misconfigured
 from schemas.envelope import Code
@@ -29,7 +29,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: Code
     roles: tuple[Role, ...]
-    token_sha256: str
+    token_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Access:
@@ -50,6 +50,7 @@ class Access:
         except (OSError, yaml.YAMLError, ValidationError, TypeError) as error:
             raise Misconfigured(
                 f"tokens file {path}: {type(error).__name__}; it is a list of name, roles, token_sha256"
+                " (64 hexadecimal digits, lower case)"
             ) from None
         return cls({entry.token_sha256: Visitor(entry.name, frozenset(entry.roles)) for entry in entries})
 

@@ -42,6 +42,7 @@ from services.intake.door.house import House
 from services.intake.door.scripts import scripts
 from services.intake.door.settings import DoorSettings
 from services.intake.door.sources import DEFAULT, Pbx, Webhook, load_sources
+from services.intake.door.switches import Switches
 from services.intake.waiting.agi import AgiServer
 
 DECLARE_EVERY = 10.0
@@ -51,6 +52,7 @@ SEND_EVERY = 0.02
 PRUNE_EVERY = 60.0
 STOP_WITHIN = 10.0
 EXIT_MISCONFIGURED = 78
+EXIT_FAILED = 70
 
 
 class Door:
@@ -72,6 +74,8 @@ class Door:
         self.house = House(settings, self._database, vault, entry, Access.at(settings.tokens_file))
         self._sources = load_sources(settings.sources_file, settings.http_host)
         self._assistant = Assistant(self.house)
+        self._switches = Switches(self.house, self._sources)
+        self._code = 0
         self._agi = AgiServer(scripts(self._assistant), settings.agi_host, settings.agi_port)
         self._cases = CaseView(settings.kafka, self._database)
         self._health = Health(facts=self._facts)
@@ -105,12 +109,13 @@ class Door:
             await self._publisher.stop()
             await self._database.close()
             await self._vault_database.close()
-        return 0
+        return self._code
 
     async def _start(self) -> None:
         await self._until_there("postgres", self._open_databases)
         # What comes in is kept even while Kafka is away: only then is it sent later.
-        self._background.append(asyncio.create_task(self.house.entry.run()))
+        self._background.append(self._for_life(self.house.entry.run()))
+        self._background.append(self._for_life(self._switches.run()))
         self._health.ready("start")
         await self._until_there("kafka", self._publisher.start)
         self._background += [
@@ -120,6 +125,19 @@ class Door:
         ]
         await self._until_there("kafka", self._cases.subscription.start)
         self._log.info("started")
+
+    def _for_life(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run what the door cannot be without: if it fails, the process ends and is started again."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and task.exception() is not None:
+                self._log.error("failed", exc_info=task.exception())
+                self._code = EXIT_FAILED
+                self._stop.set()
+
+        task = asyncio.create_task(work)
+        task.add_done_callback(ended)
+        return task
 
     async def _until_there(self, part: str, attempt: Callable[[], Awaitable[None]]) -> None:
         for wait in backoff(0.2, 5.0):
@@ -242,7 +260,7 @@ class _Front:
 
 
 def main() -> None:
-    """Run the door as a process and exit: 0 stopped, 1 by force, 78 misconfigured."""
+    """Run the door as a process and exit: 0 stopped, 1 by force, 70 failed, 78 misconfigured."""
     code = EXIT_MISCONFIGURED
     try:
         settings = load_settings(DoorSettings)

@@ -25,7 +25,8 @@ class DoorSettings(Settings):
     keep_refused: timedelta = timedelta(days=30)
 
     @model_validator(mode="after")
-    def _no_unknown_visitors(self) -> Self:
+    def _no_open_door(self) -> Self:
+        """Instead of what stages ask for: here the tokens file says who may come in."""
         if self.http_host not in LOOPBACK and self.tokens_file is None:
             raise ValueError("http_host is not loopback: set tokens_file, or listen on 127.0.0.1")
         if self.agi_host not in LOOPBACK:

@@ -126,6 +126,7 @@ class Exchange:
         self._heard_through: datetime | None = None
         self._marked: datetime | None = None
         self._connected_since: datetime | None = None
+        self._is_down = False
         self._last_event: datetime | None = None
         self._living: Answered | None = None
         self._away = "not connected yet" if self._source.host else ""
@@ -187,10 +188,10 @@ class Exchange:
         await self._tell(facts, self._mark(item.at, force=bool(facts)))
 
     def _compared(self, facts: Sequence[Mapped], at: datetime) -> list[Mapped]:
-        """After a login the time stands still until it is known who lives: the log knows no contacts."""
+        """Until a login is answered with who lives, time stands still: the log alone knows no contacts."""
         if self._reconciler is None:
             return []
-        if self._living is not None or self._connected_since is None:
+        if self._living is not None or self._is_down:
             self._heard_through = max(self._heard_through or at, at)
         return self._learnt(self._reconciler.fast(facts, self._heard_through or BEFORE_ALL))
 
@@ -198,7 +199,7 @@ class Exchange:
         match item:
             case Opened(at):
                 self._clock.told(at)
-                self._connected_since, self._away, self._living = at, "", None
+                self._connected_since, self._is_down, self._away, self._living = at, False, "", None
                 self._logger.info("connected")
                 return self._switch.reconnected(at)
             case Heard(blocks, at):
@@ -245,7 +246,7 @@ class Exchange:
             self._switch.disconnected(item.at)
         if item.why != self._away:
             self._logger.warning("disconnected", why=item.why)
-        self._connected_since, self._away = None, item.why
+        self._connected_since, self._is_down, self._away = None, True, item.why
 
     def _mark(self, at: datetime, *, force: bool) -> Position | None:
         marked = self._marked
@@ -360,8 +361,7 @@ class Exchange:
         while True:
             async with self._turn:
                 now = self._clock.at(utc_now())
-                down = self._source.host is not None and self._connected_since is None
-                late = self._compared([], now) if down and now is not None else []
+                late = self._compared([], now) if self._is_down and now is not None else []
                 await self._tell(late, self._settled())
             await asyncio.sleep(TICK)
 
@@ -397,7 +397,12 @@ class Exchange:
         """While the database is away nobody can take over, and we go on."""
         while True:
             await asyncio.sleep(RENEW_EVERY)
-            if not await insist(self._lead):
+            try:
+                leading = await self._lead()
+            except Exception as error:
+                self._logger.warning("lease_not_renewed", error=type(error).__name__)
+                continue
+            if not leading:
                 raise _Superseded
 
     async def _lead(self) -> bool:

@@ -37,7 +37,7 @@ class Metrics(BaseModel):
     `coverage` and `precision` are those of automatic decisions; precision None = none were made.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     texts: int = Field(ge=1)
     texts_of: dict[str, int]
@@ -55,7 +55,7 @@ class Card(BaseModel):
     each of the linear models counts whose sum this is; `files` holds each file's sha256.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     version: str = Field(min_length=1, max_length=40)
     what: str = Field(min_length=1, max_length=500)
@@ -80,7 +80,7 @@ class Card(BaseModel):
 
 
 class _Vocabulary(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     grams: tuple[str, ...]
     fragments: tuple[str, ...]

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
@@ -196,8 +197,8 @@ class Scorer:
     def _read(self, words: Sequence[str]) -> _Reading:
         counted = Counter(grams(words))
         counts = np.fromiter(counted.values(), np.int64, len(counted))
-        row_of = self.by_gram.vocabulary.get
-        rows = np.fromiter((row_of(name, -1) for name in counted), np.int64, len(counted))
+        found_or_not = map(self.by_gram.vocabulary.get, counted, repeat(-1))
+        rows = np.fromiter(found_or_not, np.int64, len(counted))
         known = np.flatnonzero(rows >= 0)
         parts, part_of = self._parts(dict.fromkeys(words))
         often = np.bincount(parts, weights=counts[part_of], minlength=len(self.by_fragment.idf))
@@ -216,11 +217,9 @@ class Scorer:
         """Look up the fragments of each word, one word after the other; and of which word each is."""
         if not self.by_fragment.vocabulary:
             return _NONE, _NONE
-        rows = [
-            of_word if (of_word := self._parts_of.get(word)) is not None else self._parts_of_word(word)
-            for word in words
-        ]
-        sizes = [len(of_word) for of_word in rows]
+        remembered = self._parts_of
+        rows = [remembered[word] if word in remembered else self._parts_of_word(word) for word in words]
+        sizes = list(map(len, rows))
         return np.concatenate([*rows, _NONE]), np.repeat(np.arange(len(rows)), sizes)
 
     def _parts_of_word(self, word: str) -> Ints:

@@ -7,7 +7,7 @@ character: word n-grams and character n-grams are then the same thing, and Chine
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Literal
 
 NORMALISER = 1
@@ -18,7 +18,7 @@ MOST_CHARACTERS = 16_000
 Language = Literal["zh", "en"]
 
 _HAN = "\u3007\u3400-\u4dbf\u4e00-\u9fff"
-_ADDRESS = re.compile(r"[^\s@]{1,64}@[^\s@]+")
+_ADDRESS = re.compile(r"[a-z0-9._%+-]{1,64}@[a-z0-9.-]+")
 _MASKED = re.compile(r"\*{2,}|(?<![a-z])x{2,}(?![a-z])")  # what others have masked before us
 _NUMBER = re.compile(r"\d+(?:[ ./:,-]{1,2}\d+)*")
 _TOKEN = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+(?:'[a-z]+)?")
@@ -64,9 +64,7 @@ def tokens(normalised: str) -> list[str]:
 
 def grams(words: Sequence[str]) -> Iterator[str]:
     """All tokens, then all pairs of neighbours as `one two`."""
-    yield from words
-    for first, second in pairwise(words):
-        yield f"{first} {second}"
+    return chain(words, map(" ".join, pairwise(words)))
 
 
 def fragments(word: str) -> list[str]:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ from services.router.classifier.text import (
 LEAST_LABELS, LEAST_OF_DEPARTMENT = 1_000, 50
 FOLDS = 5
 SHOWN_FROM = 5
-"""An n-gram may be shown to people when at least so many training texts have it: no single one's secret."""
+"""An n-gram may be shown to people when so many training texts (groups, where given) have it: then it is
+nobody's secret."""
 HERE = Path(__file__).parent
 TEXTS, MODELS = HERE / "texts.yaml", HERE / "models"
 
@@ -124,10 +126,12 @@ def train(
         threshold=calibrated.threshold,
         metrics=_metrics(departments, target, scores.argmax(axis=1), calibrated),
     )
+    # invented texts are nobody's secrets
+    shown = _shown(corpus.of_gram, whole.of_gram, owners, 1 if about.demonstration else SHOWN_FROM)
     model, files = build(
         card,
-        _features(whole.of_gram, fixed[:cut]),
-        _features(whole.of_fragment, fixed[cut:]),
+        _features(whole.of_gram, fixed[:cut], shown),
+        _features(whole.of_fragment, fixed[cut:], np.zeros(len(fixed) - cut, np.bool_)),
     )
     return Trained(model, files)
 
@@ -154,7 +158,7 @@ def enough(labels: Sequence[str], least: int = LEAST_OF_DEPARTMENT) -> tuple[lis
 def invented(path: Path, language: Language) -> tuple[list[str], list[str], list[str]]:
     """Write out the demonstration's texts: texts, their departments, and the pattern that each is made from.
 
-    The same file gives the same texts; ValueError where two of them would be equal too often to differ.
+    The same file gives the same texts; equal ones are written out once.
     """
     written = yaml.safe_load(path.read_text("utf-8"))
     parts, copies = written[language], int(written["copies"])
@@ -240,11 +244,10 @@ class _Corpus:
         self.departments = departments
         self.rarest = _RAREST[language]
         self.of_gram = _counted(grams(of_text) for of_text in words)
-        parts: dict[str, list[str]] = {}
-        for word in {word for of_text in words for word in of_text} if language == "en" else ():
-            parts[word] = fragments(word)
+        parts = cache(fragments)
         self.of_fragment = _counted(
-            [part for word in of_text for part in parts.get(word, ())] for of_text in words
+            [part for word in of_text for part in parts(word)] if language == "en" else []
+            for of_text in words
         )
 
 
@@ -266,12 +269,11 @@ def _counted(texts: Iterable[Iterable[str]]) -> _Counts:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One kind of n-grams as fitted: which columns are used, their names, idf in 1/256, document counts."""
+    """One kind of n-grams as fitted: which columns are used, their names, idf in 1/256."""
 
     columns: Ints
     names: tuple[str, ...]
     idf: Ints
-    texts: Ints
 
     def vectors(self, counts: Matrix) -> Matrix:
         """Unit vectors of tf-idf, computed as the scorer does; texts without any known n-gram give zeros."""
@@ -291,7 +293,6 @@ def _kind(counts: _Counts, rows: Ints, rarest: int, most: int) -> _Kind:
         columns,
         tuple(counts.names[at] for at in columns),
         np.minimum(np.rint(FIXED * idf), STEEPEST).astype(np.int64),
-        texts[columns],
     )
 
 
@@ -388,14 +389,19 @@ def _out_of_fold(corpus: _Corpus, target: Ints, folds: Ints) -> tuple[Floats, Fl
     return svm, nb_svm
 
 
-def _features(kind: _Kind, weights: NDArray[np.int16]) -> Features:
-    shown = [
-        count >= SHOWN_FROM and not looks_personal(name)
-        for name, count in zip(kind.names, kind.texts, strict=True)
-    ]
-    return Features(
-        {name: row for row, name in enumerate(kind.names)}, kind.idf, weights, np.array(shown, np.bool_)
-    )
+def _shown(counts: _Counts, kind: _Kind, groups: Sequence[str] | None, least: int) -> NDArray[np.bool_]:
+    """Which n-grams people may see: neither personal by their look nor known from a few texts alone."""
+    used = counts.rows[:, kind.columns]
+    texts = np.repeat(np.arange(used.shape[0]), np.diff(used.indptr))
+    owners = texts if groups is None else np.unique(groups, return_inverse=True)[1][texts]
+    once_per_owner = np.unique(owners * len(kind.columns) + used.indices)
+    heard = np.bincount(once_per_owner % max(len(kind.columns), 1), minlength=len(kind.columns))
+    known: NDArray[np.bool_] = heard >= least
+    return known & ~np.array([looks_personal(name) for name in kind.names], np.bool_)
+
+
+def _features(kind: _Kind, weights: NDArray[np.int16], shown: NDArray[np.bool_]) -> Features:
+    return Features({name: row for row, name in enumerate(kind.names)}, kind.idf, weights, shown)
 
 
 def _metrics(departments: Sequence[str], target: Ints, said: Ints, calibrated: Calibration) -> Metrics:
