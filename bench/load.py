@@ -93,9 +93,7 @@ class Load:
                 "department": case.department,
                 "clerk": f"clerk-{case.index % 30}",
             }
-            text = self._vault.seal(
-                case.ref, f"{_script(case.index).resolution} ({case.index})"
-            )
+            text = self._vault.seal(case.ref, f"{_script(case.index).resolution} ({case.index})")
             decision = Decision(outcome="upheld", text=text, root_cause=f"cause-{case.index % 17}")
             messages.append(self._message(resolver.AcceptanceRequested(**holder), new_id()))
             messages.append(

@@ -77,6 +77,7 @@ class Set:
 
 ECE = Goal(0.04, at_most=True)
 PRECISION = Goal(0.95)
+WORST = "of those right, worst department with 100"
 MEDIAN, P99, SPEED = "ms per decision, median", "ms per decision, p99", "decisions per s and core"
 MEGABYTES, RETRAIN, REPLAY = "model, MB", "training on all, CPU s", "replayed differently, of 10,000"
 COST = {
@@ -96,6 +97,7 @@ SETS = (
             "ECE": ECE,
             "routed alone": Goal(0.46),
             "of those right": PRECISION,
+            WORST: Goal(0.94),
             "right in top 3 of the rest": Goal(0.94),
             **COST,
         },
@@ -110,6 +112,7 @@ SETS = (
             "ECE": ECE,
             "routed alone": Goal(0.91),
             "of those right": PRECISION,
+            WORST: Goal(0.94),
             "right in top 3 of the rest": Goal(0.97),
             **COST,
             RETRAIN: Goal(15.0, at_most=True),
@@ -232,7 +235,7 @@ def quality(judged: Sequence[Judged]) -> dict[str, float]:
                 per_department.setdefault(one.scored.department, []).append(one.right)
         large = [statistics.fmean(of) for of in per_department.values() if len(of) >= 100]
         if large:
-            figures["of those right, worst department with 100"] = min(large)
+            figures[WORST] = min(large)
     shown = np.array([one.label in {name for name, _ in one.scored.ranked[:3]} for one in judged])
     if not alone.all():
         figures["right in top 3 of the rest"] = float(shown[~alone].mean())
@@ -363,9 +366,7 @@ def _show(report: Mapping[str, Any]) -> None:
             "",
         )
     Console().print(table)
-    print(
-        "times: CPU time of the process, fastest of three rounds, on a shared machine; no goal: for information"
-    )
+    print("times: CPU time of the process, fastest of three rounds, on a shared machine")
 
 
 def missed(report: Mapping[str, Any]) -> list[str]:

@@ -59,7 +59,13 @@ def is_transient(error: BaseException) -> bool:
         )
     return isinstance(
         error,
-        Transient | KafkaError | asyncpg.InterfaceError | OSError | TimeoutError | EOFError,
+        Transient
+        | KafkaError
+        | asyncpg.InterfaceError
+        | asyncpg.InternalClientError  # a connection that PostgreSQL closed in the middle of an answer
+        | OSError
+        | TimeoutError
+        | EOFError,
     )
 
 

@@ -2,83 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
-from hashlib import file_digest
-from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated
 
 import typer
 
-from chassis.faults import insist
-from cli import show
 from cli.verbs import FINE, PROBLEM, UNREACHABLE, UP, USAGE, Folder, Json, run, say
-from schemas import telephony
-from schemas.envelope import BY_BODY, Body
-from services.intake.sources.ami import Block
-from services.intake.sources.canonical import Mapped
-
-if TYPE_CHECKING:
-    from chassis.postgres import Database
-    from cli.world import World
-    from services.intake.door.entry import Entry
-    from services.intake.door.sources import Pbx, Webhook
 
 telephony_app = typer.Typer(help="Telephony: send a recording, check a source.", no_args_is_help=True)
-
-AT_ONCE = 200
-TAIL = 1 << 20
-
-
-class Need(NamedTuple):
-    """What a PBX must say, by the manager's event and by the log's verbs, and the line that adds it."""
-
-    event: str
-    verbs: tuple[str, ...]
-    kind: type[Body]
-    is_needed: bool
-    where: str
-    fix: str
-
-
-_ENDS = ("COMPLETECALLER", "COMPLETEAGENT", "BLINDTRANSFER", "ATTENDEDTRANSFER")
-_LEAVES = ("ABANDON", "EXITWITHTIMEOUT", "EXITWITHKEY", "EXITEMPTY", "WITHDRAW")
-_USER, _READ = "manager.conf, in the user's section", "read = system,call,agent,user"
-NEEDS = (
-    Need(
-        "UserEvent IvrIdentified", (), telephony.CallOffered, True,
-        "extensions.conf, as soon as the caller is known",
-        "UserEvent(IvrIdentified)",
-    ),
-    Need("QueueCallerJoin", ("ENTERQUEUE",), telephony.CallQueued, True, _USER, _READ),
-    Need("AgentConnect", ("CONNECT",), telephony.CallAnswered, True, _USER, _READ),
-    Need("AgentComplete", _ENDS, telephony.TalkEnded, True, _USER, _READ),
-    Need("QueueCallerLeave", _LEAVES, telephony.QueueLeft, True, _USER, _READ),
-    Need("Hangup", (), telephony.CallEnded, True, _USER, _READ),
-    Need(
-        "UserEvent QueueRefused", (), telephony.CallRefused, True,
-        "extensions.conf, after each Queue()",
-        "UserEvent(QueueRefused,Queue: ${QUEUE},Status: ${QUEUESTATUS})",
-    ),
-    Need(
-        "UserEvent CallbackRequested", (), telephony.CallbackRequested, False,
-        "extensions.conf, where the caller chooses to be called back",
-        "UserEvent(CallbackRequested,Queue: ${QUEUE},Number: ${CALLERID(num)})",
-    ),
-    Need(
-        "UserEvent SurveyAnswer", (), telephony.SurveyAnswered, False,
-        "extensions.conf, after the Read() of the answer (QUEUESTATUS is CONTINUE there)",
-        "UserEvent(SurveyAnswer,Queue: ${QUEUE},Score: ${SCORE},Status: ${READSTATUS})",
-    ),
-)  # fmt: skip
-"""The events of Asterisk that the pipeline lives on."""
-
-# ---------------------------------------------------------------- replay
 
 
 @telephony_app.command("replay")
@@ -90,161 +21,20 @@ def replay(
     json: Json = False,
 ) -> None:
     """Send a recorded manager connection, or a queue_log; the same again changes nothing."""
+    from cli import listening, show
     from cli.world import World
 
-    found = form or _guess(file)
+    found = form or listening.guess(file)
     if found not in ("ami", "queue_log"):
         why = f"{file} is neither a manager connection nor a queue_log" if not form else f"--format {form}"
         raise typer.Exit(say("unknown format", why, "--format ami, or --format queue_log", USAGE))
-    recording = Recording(file, source, found)
+    recording = listening.Recording(file, source, found)
     try:
-        summary = run(_send(World(folder), recording, quiet=json))
+        summary = run(listening.send(World(folder), recording, quiet=json))
     except ValueError as error:
         raise typer.Exit(say("the recording cannot be used", str(error), "record again", PROBLEM)) from None
-    show.as_json(summary) if json else _print_replay(summary)
+    show.as_json(summary) if json else listening.print_replay(summary)
     raise typer.Exit(FINE)
-
-
-@dataclass(slots=True)
-class Recording:
-    """One file and what was found in it; `facts` reads it once. Raises ValueError without timestamps."""
-
-    path: Path
-    source: str
-    form: str
-    kinds: Counter[str] = field(default_factory=Counter)
-    calls: dict[str, set[str]] = field(default_factory=dict)
-    unused: Counter[str] = field(default_factory=Counter)
-
-    def name(self) -> str:
-        """Name the content: the same file under another name is the same recording."""
-        with self.path.open("rb") as file:
-            return f"replay|{self.form}|{file_digest(file, 'blake2b').hexdigest()[:32]}"
-
-    def batches(self) -> Iterator[list[Mapped]]:
-        """Give its facts, some at once, counted."""
-        facts = self._of_manager() if self.form == "ami" else self._of_log()
-        while batch := list(islice(facts, AT_ONCE)):
-            for fact in batch:
-                self._count(fact.body)
-            yield batch
-
-    def _of_manager(self) -> Iterator[Mapped]:
-        from services.intake.sources.ami import blocks, recorded_chunks
-        from services.intake.sources.asterisk import Switch
-
-        switch = Switch(self.source)
-        for block in blocks(recorded_chunks(self.path)):
-            yield from switch.feed(block)
-        yield from switch.settle()
-        self.unused = switch.unused
-
-    def _of_log(self) -> Iterator[Mapped]:
-        from services.intake.sources.queue_log import QueueLog
-
-        log = QueueLog(self.source)
-        for line in _lines(self.path):
-            yield from log.feed([line])
-        self.unused = log.unused + Counter({"unreadable lines": log.odd})
-
-    def _count(self, body: Body) -> None:
-        self.kinds[BY_BODY[type(body)].name] += 1
-        if isinstance(body, telephony.CallEvent):
-            word = body.reason if isinstance(body, telephony.QueueLeft) else _WORDS.get(type(body))
-            for one in ("calls", word):
-                if one:
-                    self.calls.setdefault(one, set()).add(body.call_id)
-
-
-_WORDS: Mapping[type[Body], str] = {
-    telephony.CallAnswered: "answered",
-    telephony.CallRefused: "refused",
-    telephony.CallbackRequested: "callback",
-    telephony.CallTransferred: "transferred",
-    telephony.SurveyAnswered: "surveyed",
-    telephony.CallEnded: "ended",
-}
-
-
-async def _send(world: World, recording: Recording, *, quiet: bool) -> dict[str, Any]:
-    from services.intake.door.entry import Delivery
-
-    verdicts: Counter[str] = Counter()
-    name = recording.name()
-    async with _entry(world) as entry:
-        for number, batch in enumerate(recording.batches()):
-            delivery = Delivery.of(recording.source, f"{name}|{number}", b"")
-
-            async def keep(batch: list[Mapped] = batch, delivery: Delivery = delivery) -> str:
-                return await entry.facts(batch, delivery)
-
-            verdicts[await insist(keep)] += len(batch)
-            if not quiet and number % 10 == 9:
-                show.progress(f"{sum(verdicts.values())} events")
-    return {
-        "file": str(recording.path),
-        "format": recording.form,
-        "source": recording.source,
-        "events": sum(verdicts.values()),
-        "kept": verdicts["kept"],
-        "known_before": verdicts["duplicate"],
-        "calls": {word: len(calls) for word, calls in recording.calls.items()},
-        "kinds": dict(recording.kinds.most_common()),
-        "unused": dict(recording.unused.most_common(20)),
-    }
-
-
-@asynccontextmanager
-async def _entry(world: World) -> AsyncIterator[Entry]:
-    """The way in of a running world; what is kept is sent by the world's own relays."""
-    from chassis.kafka import KafkaPublisher
-    from chassis.metrics import StageMetrics
-    from chassis.postgres import Database, role_of
-    from chassis.relay import Relay
-    from services.intake.app import STAGE
-    from services.intake.door.entry import Entry
-
-    place = world.place()
-    schema = f"{place.database_prefix}{STAGE.name}"
-    database = Database(place.database_url, schema, role=role_of(schema), size=2)
-    await database.open()
-    vault = await world.vault(place)
-    relay = Relay(STAGE, database, KafkaPublisher(place.kafka, "hotline-replay"), StageMetrics("replay"))
-    entry = Entry(database, vault, relay)
-    running = asyncio.create_task(entry.run())
-    try:
-        yield entry
-    finally:
-        running.cancel()
-        await database.close()
-
-
-def _print_replay(summary: Mapping[str, Any]) -> None:
-    title = f"{summary['file']} · {summary['format']} · {summary['source']}"
-    rows = [{"what": word, "calls": count} for word, count in summary["calls"].items()]
-    show.table(title, rows)
-    kept, known = summary["kept"], summary["known_before"]
-    show.lines([f"{summary['events']} events: {kept} kept, {known} known before"])
-
-
-def _guess(path: Path) -> str:
-    from services.intake.sources.queue_log import parse
-
-    first = [line.strip() for line in islice(_lines(path), 50)]
-    if any(line.startswith(("Event: ", "Response: ", "Asterisk Call Manager")) for line in first):
-        return "ami"
-    return "queue_log" if any(parse(line) for line in first) else ""
-
-
-def _lines(path: Path) -> Iterator[str]:
-    import gzip
-
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8", errors="replace", newline="\n") as file:
-        yield from file
-
-
-# ---------------------------------------------------------------- check
 
 
 @telephony_app.command("check")
@@ -258,6 +48,7 @@ def check(
     json: Json = False,
 ) -> None:
     """Listen to a source: what arrives, what is missing, and which line adds it."""
+    from cli import listening, show
     from cli.world import World
     from services.intake.door.sources import Pbx, load_sources
 
@@ -267,261 +58,10 @@ def check(
         raise typer.Exit(say("no such source", f"known: {', '.join(known)}", "--sources FILE", USAGE))
     try:
         if isinstance(source, Pbx):
-            found = run(_check_pbx(source, seconds, quiet=json))
+            found = run(listening.check_pbx(source, seconds, quiet=json))
         else:
-            found = run(_check_webhook(World(folder), source, seconds, quiet=json))
-    except _CannotHear as error:
+            found = run(listening.check_webhook(World(folder), source, seconds, quiet=json))
+    except listening.CannotHear as error:
         raise typer.Exit(say(f"cannot reach {name}", str(error), error.next, UNREACHABLE)) from None
-    show.as_json(found) if json else _print_check(found)
+    show.as_json(found) if json else listening.print_check(found)
     raise typer.Exit(FINE if found["fine"] else PROBLEM)
-
-
-class _CannotHear(Exception):
-    """The source does not answer at all."""
-
-    def __init__(self, why: str, next_step: str = "hotline doctor") -> None:
-        super().__init__(why)
-        self.next = next_step
-
-
-@dataclass(slots=True)
-class Findings:
-    """What a PBX was found to say.
-
-    `events` by the manager link (None: there is none), `verbs` in the log's last lines, `dialplan` the
-    user events that it raises somewhere (None: we may not look).
-    """
-
-    events: Counter[str] | None = None
-    verbs: Counter[str] = field(default_factory=Counter)
-    dialplan: set[str] | None = None
-    faults: list[str] = field(default_factory=list)
-
-    def seen(self, need: Need) -> int:
-        """How often a need was seen: by the link if there is one, for what the log has is late."""
-        return (
-            sum(self.verbs[verb] for verb in need.verbs) if self.events is None else self.events[need.event]
-        )
-
-    def verdict(self, need: Need) -> str:
-        """Judge a need: seen, in_dialplan, missing, or unproven when it may only not have happened."""
-        if self.seen(need):
-            return "seen"
-        if self.events is None:
-            return "unproven" if need.verbs else "missing"
-        if self.dialplan is not None and need.event.startswith("UserEvent "):
-            return "in_dialplan" if need.event in self.dialplan else "missing"
-        return "unproven"
-
-
-def event_name(block: Block) -> str:
-    """Name an event as `NEEDS` does."""
-    name = block.get("Event", "")
-    return f"UserEvent {block.get('UserEvent', '')}" if name == "UserEvent" else name
-
-
-def judged(source: str, findings: Findings) -> dict[str, Any]:
-    """Give the verdict on a PBX: fine when every needed event was seen, or stands in the dialplan."""
-    rows = [
-        {
-            "event": need.event,
-            "means": BY_BODY[need.kind].name,
-            "needed": need.is_needed,
-            "seen": findings.seen(need),
-            "verdict": findings.verdict(need),
-            "where": need.where,
-            "fix": need.fix,
-        }
-        for need in NEEDS
-    ]
-    lacking = [row for row in rows if row["needed"] and row["verdict"] not in _ENOUGH]
-    return {
-        "source": source,
-        "kind": "asterisk",
-        "fine": not lacking and not findings.faults,
-        "faults": findings.faults,
-        "needs": rows,
-        "events": dict((findings.events or Counter()).most_common(40)),
-        "log": dict(findings.verbs.most_common()),
-    }
-
-
-_ENOUGH = ("seen", "in_dialplan")
-
-
-async def _check_pbx(source: Pbx, seconds: float, *, quiet: bool) -> dict[str, Any]:
-    findings = Findings()
-    if source.queue_log is not None:
-        _read_log(source.queue_log, findings)
-    if source.host is None:
-        findings.faults.append(
-            "queue_log knows no caller before the queue and no end of a call: give host too"
-        )
-    else:
-        if not quiet:
-            show.progress(f"listening to {source.host}:{source.port} for {seconds:g} s; call the hotline now")
-        await _listen(source, source.host, seconds, findings)
-    return judged(source.name, findings)
-
-
-def _read_log(path: Path, findings: Findings) -> None:
-    from services.intake.door.logtail import Follower
-    from services.intake.sources.queue_log import parse
-
-    follower = Follower(path)
-    trouble = follower.read().trouble
-    if trouble:
-        raise _CannotHear(trouble, "ls -l, and queue_log = yes in logger.conf")
-    for line in follower.before(TAIL):
-        parsed = parse(line)
-        findings.verbs[parsed.verb if parsed else "unreadable line"] += 1
-    follower.close()
-
-
-async def _listen(source: Pbx, host: str, seconds: float, findings: Findings) -> None:
-    from services.intake.door.manager import Answered, Heard, Link, Login, NotHeard
-
-    try:
-        secret = source.secret()
-        link = await Link.open(Login(host, source.port, source.username, secret, source.tls))
-    except (NotHeard, OSError) as error:
-        raise _CannotHear(str(error), "compare the sources file with manager.conf") from None
-    findings.events = Counter()
-    try:
-        findings.dialplan = _user_events(await link.ask("ShowDialPlan"))
-        async with asyncio.timeout(seconds), aclosing(link.listen()) as said:
-            async for item in said:
-                if isinstance(item, Heard):
-                    findings.events.update(event_name(block) for block in item.blocks)
-                elif isinstance(item, Answered) and None in (item.entries, item.channels):
-                    findings.faults.append(
-                        "we may not ask who waits and who lives, so a call that ends in a gap stays open: add"
-                        " write = system,reporting in manager.conf"
-                    )
-    except TimeoutError:
-        return
-    except NotHeard as error:
-        findings.faults.append(str(error))
-    finally:
-        link.close()
-
-
-def _user_events(dialplan: Iterable[Block] | None) -> set[str] | None:
-    if dialplan is None:
-        return None
-    lines = [block.get("AppData", "") for block in dialplan if block.get("Application") == "UserEvent"]
-    return {f"UserEvent {line.partition(',')[0].strip()}" for line in lines}
-
-
-async def _check_webhook(world: World, source: Webhook, seconds: float, *, quiet: bool) -> dict[str, Any]:
-    from cli.world import DOOR, connected
-
-    health = await world.health(DOOR)
-    if not health:
-        raise _CannotHear("the door does not run, so nobody can deliver", "hotline up")
-    url = _url(world, source)
-    if not quiet:
-        show.progress(f"waiting {seconds:g} s for deliveries to {url}")
-    before = await asyncio.to_thread(_counts, world, source.name)
-    async with connected(world.place(), "intake") as database:
-        since = await _now(database)
-        await asyncio.sleep(seconds)
-        delivered, refused = await _arrived(database, source.name, since)
-    after = await asyncio.to_thread(_counts, world, source.name)
-    return {
-        "source": source.name,
-        "kind": source.kind,
-        "url": url,
-        "auth": _AUTH[source.auth],
-        "deliveries": delivered,
-        "refused": refused,
-        "facts": dict(after - before),
-        "fine": delivered > 0 and not refused,
-    }
-
-
-_AUTH = {
-    "standard": "Standard Webhooks: webhook-id, webhook-timestamp, webhook-signature",
-    "twilio": "X-Twilio-Signature over the address in url",
-    "bearer": "Authorization: Bearer TOKEN, a token with the role telephony",
-    "none": "none: loopback only",
-}
-
-
-def _url(world: World, source: Webhook) -> str:
-    import json
-
-    if source.url:
-        return source.url
-    port = json.loads((world.folder / "door.port").read_text())["port"]
-    return f"http://127.0.0.1:{port}/telephony/{source.name}"
-
-
-def _counts(world: World, source: str) -> Counter[str]:
-    """The door's own count of facts, by type."""
-    import json
-    import urllib.request
-
-    from prometheus_client.parser import text_string_to_metric_families
-
-    port = json.loads((world.folder / "door.port").read_text())["port"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        families = text_string_to_metric_families(answer.read().decode())
-    samples = chain.from_iterable(family.samples for family in families if family.name == "door_facts")
-    return Counter(
-        {
-            sample.labels["type"]: int(sample.value)
-            for sample in samples
-            if sample.name == "door_facts_total" and sample.labels["source"] == source
-        }
-    )
-
-
-async def _now(database: Database) -> datetime:
-    async with database.session() as tx:
-        now: datetime = await tx.fetchval("select now()")
-    return now
-
-
-async def _arrived(database: Database, source: str, since: datetime) -> tuple[int, dict[str, int]]:
-    async with database.session() as tx:
-        delivered: int = await tx.fetchval(
-            "select count(*) from deliveries where source = $1 and received_at >= $2", source, since
-        )
-        rows = await tx.fetch(
-            "select reason, count(*) as n from refused_deliveries"
-            " where source = $1 and received_at >= $2 group by reason order by 2 desc",
-            source,
-            since,
-        )
-    return delivered, {row["reason"]: row["n"] for row in rows}
-
-
-def _print_check(found: Mapping[str, Any]) -> None:
-    if "needs" in found:
-        _print_pbx(found)
-    else:
-        show.lines([f"POST {found['url']}", f"  {found['auth']}"])
-        show.table(found["source"], [{"what": what, "facts": n} for what, n in found["facts"].items()])
-        show.lines([f"{found['deliveries']} deliveries kept"])
-        show.lines([f"[red]✗ refused: {reason} ×{n}[/red]" for reason, n in found["refused"].items()])
-        if not found["deliveries"]:
-            show.lines(["[red]✗ nothing arrived: is the sender's address this one?[/red]"])
-
-
-_SIGNS = {"seen": "[green]✓[/green]", "in_dialplan": "[green]✓ in the dialplan[/green]"}
-
-
-def _print_pbx(found: Mapping[str, Any]) -> None:
-    from rich.markup import escape
-
-    for need in found["needs"]:
-        lacking = need["verdict"] not in _ENOUGH
-        sign = _SIGNS.get(need["verdict"], "[red]✗[/red]" if need["needed"] else "[yellow]—[/yellow]")
-        show.out.print(f"{sign} {need['event']} → {need['means']}  ({need['seen']} seen)", highlight=False)
-        if lacking:
-            word = "missing" if need["verdict"] == "missing" else "not seen in this time"
-            show.out.print(f"    {word}; {need['where']}:", highlight=False)
-            show.out.print(f"    {escape(need['fix'])}", highlight=False, soft_wrap=True)
-    for fault in found["faults"]:
-        show.out.print(f"[red]✗[/red] {escape(fault)}", highlight=False)

@@ -196,8 +196,15 @@ def scored_by(model: Model, text: str) -> Scored:
         threshold=limits.threshold if limits.threshold is not None else 1.0,
         least_margin=limits.margin,
         evidence=tuple((one.gram, one.weight) for one in scored.evidence(scored.department, SHOWN)),
-        abstains=weak if weak in ("too_short", "unknown_words") or limits.threshold is None else None,
+        abstains=_abstains(model, weak),
     )
+
+
+def _abstains(model: Model, weak: str | None) -> str | None:
+    """Why a model may not decide, however sure it is; one that learned from invented texts never may."""
+    if model.card.demonstration:
+        return "demonstration_model"
+    return weak if weak in ("too_short", "unknown_words") or model.limits.threshold is None else None
 
 
 def _refuse_other(model: Model, language: str) -> None:

@@ -88,7 +88,9 @@ class Watched:
                 self.deaths += 1
                 await asyncio.to_thread(self.world.start_stages, self.place, self._settings(stage), (stage,))
         if OBSERVER not in self.down:
-            await asyncio.to_thread(self.world.start_beside, OBSERVER, self.place, {"HOTLINE_CANARY_EVERY_S": "5"})
+            await asyncio.to_thread(
+                self.world.start_beside, OBSERVER, self.place, {"HOTLINE_CANARY_EVERY_S": "5"}
+            )
 
     async def _supervise(self) -> None:
         while True:

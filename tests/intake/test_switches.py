@@ -370,8 +370,12 @@ async def test_a_log_that_loses_lines_is_named_and_one_that_is_behind_is_only_la
     assert {(one.call_id, one.kind) for one in owed.lost_in_durable.named} == {
         ("1795479586.350", kind) for kind in ("queued", "answered", "talk_ended")
     }
-    shown = generate_latest(stage.gauges).decode()
-    assert 'door_pbx_owed_facts{feed="queue_log",source="pbx",state="lost"} 3.0' in shown
+
+    async def shown():
+        gauge = 'door_pbx_owed_facts{feed="queue_log",source="pbx",state="lost"} 3.0'
+        return gauge in generate_latest(stage.gauges).decode()
+
+    await eventually(shown, what="the gauge of lost facts")
 
 
 async def test_only_a_manager_link(stage_database, vault, tmp_path):
@@ -427,17 +431,25 @@ async def test_one_door_reads_and_another_takes_over_when_it_falls_silent(stage,
     await stage.hear(STEADY_STEPS[490][0])
     assert second.condition().connected_since is None
     assert stage.pbx.sessions == 1
-    monkeypatch.setattr(switches, "LEASE", timedelta(0))
+
+    async def away():
+        raise ConnectionError
 
     async def other():
         return second.condition().connected_since is not None
 
-    await eventually(other, what="the other door's turn")
+    with monkeypatch.context() as silent:
+        silent.setattr(stage.exchange, "_lead", away)
+        await stage.rig.rows(
+            "update feeds set moved_at = now() - interval '1 minute' where feed = 'reader:pbx'"
+        )
+        await eventually(other, what="the other door's turn")
 
     async def hidden():
         return 'source="pbx"' not in generate_latest(stage.gauges).decode()
 
     await eventually(hidden, what="the first door's silence")
+    assert stage.exchange.condition().connected_since is None
     waiting.cancel()
     with suppress(asyncio.CancelledError):
         await waiting

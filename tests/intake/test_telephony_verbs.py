@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from chassis.kafka import whole
-from cli.telephony import NEEDS, Findings, judged, telephony_app
+from cli.listening import NEEDS, Findings, judged
+from cli.telephony import telephony_app
 from cli.world import DOOR, World
 from schemas import telephony
 from schemas.envelope import BY_BODY

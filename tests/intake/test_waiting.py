@@ -285,6 +285,16 @@ async def test_a_question_on_the_way_needs_no_queue_and_is_spoken_as_the_dialpla
     assert {body.queue for body in await rig.sent(telephony.PositionTold)} == {"cards"}
 
 
+async def test_who_is_in_no_queue_is_told_no_place(rig):
+    await rig.calls(Contact(call_id="call-1", first_at=utc_now()))
+    async with rig.client():
+        answer = scripts(rig.assistant)["answer"]
+        found = await answer(AgiRequest("answer", {"call": "call-1"}, ("银行卡丢了怎么挂失",), {}))
+    assert found["HOTLINE_FOUND"] == "1"
+    (told,) = await rig.sent(telephony.PositionTold)
+    assert (told.queue, told.position, told.estimate_ms) == ("none", None, None)
+
+
 async def test_while_nobody_works_a_callback_is_promised_for_the_next_opening(rig, monkeypatch):
     opening = utc_now() + timedelta(hours=9)
     monkeypatch.setattr(rig.assistant.hours, "is_open", lambda *_: False)

@@ -1735,7 +1735,7 @@ def _compare_timers(world: World, watch: Watch, found: Findings) -> None:
             if said.wire in ends:
                 where = (stage, said.subject)
                 followed[where] = max(followed.get(where, 0), said.sequence)
-    edges = {later.stage: later for later in world.contract.later.values()}
+    edges = {stage: world.contract.later[begins] for stage, (begins, _, _) in TIMED.items()}
     may, must = set(), set()
     for (stage, name), said in owed.items():
         key = (key_of(name + b"@" + edges[stage].edge.encode()), stage)

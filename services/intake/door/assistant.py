@@ -90,7 +90,7 @@ class Assistant:
     def _situation(self, asked: Asked, row: Any, case: Any, queue: Queue, now: datetime) -> Situation:
         calendar = self.hours.calendar(asked.queue)
         zone = calendar.tz if isinstance(calendar.tz, ZoneInfo) else ZoneInfo(str(calendar.tz))
-        ended = row["phase"] not in ("offered", "queued")
+        waits = row["phase"] in ("offered", "queued") and asked.queue != NO_QUEUE
         joined = row["queued_at"] or now
         where = queue.standing(rank_of(joined, row["priority"]), now)
         estimate = queue.estimate(where)
@@ -101,11 +101,11 @@ class Assistant:
             now=now.astimezone(zone),
             open=is_open,
             next_opening=None if is_open else self.hours.next_opening(asked.queue, now),
-            position=None if ended else where.ahead + 1,
-            estimate=None if ended else estimate,
+            position=where.ahead + 1 if waits else None,
+            estimate=estimate if waits else None,
             before=_before(row),
             since=now - row["told_at"] if row["told_at"] else timedelta(0),
-            callback_offered=row["callback_state"] is None and not ended and (long or not is_open),
+            callback_offered=row["callback_state"] is None and waits and (long or not is_open),
             open_case=OpenCase(case["case_no"], case["state"], case["changed_at"], case["department"])
             if case
             else None,

@@ -252,7 +252,7 @@ class Desk:
     def _learnt(self, contact: Contact) -> Learnt | None:
         if contact.reason is None:
             return None
-        text = self._opened(contact.customer_ref, contact.reason.text)
+        text = self._opened(contact.reason.customer_ref or contact.customer_ref, contact.reason.text)
         return Learnt(topic=contact.reason.topic, text=text)
 
     def _opened(self, ref: str | None, sealed: str | None) -> str | None:
@@ -606,6 +606,8 @@ def _keys(contact: Contact | None, record: Record | None) -> list[str]:
     refs = [record.customer_ref] if record is not None and record.sealed else []
     if contact is not None and contact.customer_ref is not None:
         refs.append(contact.customer_ref)
+    if contact is not None and contact.reason is not None and contact.reason.customer_ref is not None:
+        refs.append(contact.reason.customer_ref)
     return refs
 
 

@@ -181,7 +181,8 @@ class Switch:
         return linked in self._over or (call is not None and _key(block) in call.heard)
 
     def _freshen(self, block: Block) -> None:
-        if self._fresh is not None and len(self._fresh) < MAX_CALLS:
+        # A hang-up is heard of what is no more: no sign of life.
+        if self._fresh is not None and len(self._fresh) < MAX_CALLS and block.get("Event") != "Hangup":
             self._fresh.add((block.get("Linkedid", ""), ""))
             self._fresh.add((block.get("Uniqueid", ""), block.get("Queue", "")))
 
@@ -266,7 +267,8 @@ class Switch:
         known = waiting.keys() | fresh
         said = [fact for linked in self._calls for fact in self._lapsed(linked, known, now)]
         if channels is not None:
-            live = {*channels.values(), *self._ending, *(linked for linked, _ in fresh)}
+            # A contact lives as long as its own channel does; a sibling leg may outlive it.
+            live = {*channels, *self._ending, *(linked for linked, _ in fresh)}
             for linked in [one for one in self._calls if one not in live]:
                 said += self._ended(_block_at(linked, linked, now), "ended_during_gap", known_end=False)
         for (leg, queue), entry in waiting.items():
@@ -336,7 +338,8 @@ class Switch:
             gone = _visit_of(body, [call.visit])
             if gone is not None:
                 self._step_out(gone)
-                call.visit = None
+                # Nobody knows why: it may turn out to have been answered.
+                call.visit, call.lapsed = None, gone if body.reason == "unknown" else call.lapsed
         elif isinstance(body, telephony.TalkEnded):
             talked = _visit_of(body, call.talks)
             if talked is not None:
