@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from chassis.kafka import Connection
 from chassis.postgres import Database, migrate, role_of
@@ -16,6 +17,13 @@ from chassis.vault import FileKey, Vault
 from deploy.local.stack import Address, LocalStack
 
 _number = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """A verb that a test ran has sent the logs to a stream that is closed by now."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ def sealed_model(language: str = "en", version: str = "1", **card) -> tuple[Mode
                 "version": f"{language}-{version}",
                 "what": "a few words",
                 "data": "none",
-                "demonstration": True,
+                "demonstration": False,
                 "created_at": datetime(2026, 11, 1, tzinfo=UTC),
                 "language": language,
                 "departments": ASSIGNABLE,

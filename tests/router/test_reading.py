@@ -16,7 +16,16 @@ from services.router.classifier.model import BadModel, save_model
 from services.router.decision import Desk, decide
 from services.router.departments import load_departments
 from services.router.domain import Policy
-from services.router.reading import LOOK_EVERY_S, NOBODY, TOO_SLOW_S, Reading, load_shipped, pack, unpack
+from services.router.reading import (
+    LOOK_EVERY_S,
+    NOBODY,
+    TOO_SLOW_S,
+    Reading,
+    load_shipped,
+    pack,
+    scored_by,
+    unpack,
+)
 from services.router.rules import parse_rules
 from services.router.settings import RouterSettings
 from tests.given import a_case, event, recorded
@@ -510,3 +519,11 @@ def test_whatever_becomes_of_the_bytes_a_model_is_the_right_one_or_none(sound, w
         assert unpack(damaged, model.sha256).sha256 == model.sha256
     except BadModel as error:
         assert len(str(error)) > 20
+
+
+def test_a_model_of_invented_texts_suggests_and_never_decides():
+    invented, _ = sealed_model(demonstration=True)
+    real, _ = sealed_model()
+    suggested, sure = scored_by(invented, SURE["en"]), scored_by(real, SURE["en"])
+    assert (suggested.abstains, sure.abstains) == ("demonstration_model", None)
+    assert suggested.probabilities == sure.probabilities
