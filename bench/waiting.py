@@ -49,6 +49,7 @@ from services.intake.waiting.estimate import (
     estimate,
     standing,
 )
+from services.intake.waiting.queues import PRIORITY_CREDIT
 
 DATA = Path(os.environ.get("HOTLINE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CALLS = DATA / "calls" / "1999-02.tsv.gz"
@@ -57,7 +58,6 @@ GOAL_PERCENT = 35
 TUNED_UNTIL_DAY = 14
 ASKED_AGAIN_AFTER = timedelta(seconds=60)
 
-_PRIORITY_CREDIT = timedelta(seconds=90)
 _STRANGER_LAG = timedelta(seconds=90)
 _STRANGERS = {"NW", "IN", "TT"}
 _AVERAGED = 3
@@ -135,7 +135,7 @@ def _time(date: str, clock: str, entered: datetime) -> datetime:
 def _credit(row: dict[str, str]) -> timedelta:
     """How much earlier a caller counts as queued; strangers count later, as overtaking shows (98 %)."""
     if row["priority"] == "2":
-        return _PRIORITY_CREDIT
+        return PRIORITY_CREDIT
     if row["priority"] == "0" and row["type"] in _STRANGERS:
         return -_STRANGER_LAG
     return timedelta(0)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from chassis import outbox
 from chassis.faults import ConcurrentWriter
-from chassis.postgres import Tx
+from chassis.postgres import Tx, columns
 from chassis.step import Task
 from chassis.transport import Outgoing, Record
 from schemas.envelope import Body
@@ -186,7 +186,7 @@ async def write(tx: Tx, plan: Plan, phase: Callable[[Any], str]) -> None:
         _WRITE,
         plan.batch,
         plan.now,
-        *_columns(plan.inbox, 3),
+        *columns(plan.inbox, 3),
         *_entity_columns(new, phase),
         *_entity_columns(old, phase),
         [entity.base for entity in old],
@@ -195,10 +195,6 @@ async def write(tx: Tx, plan: Plan, phase: Callable[[Any], str]) -> None:
     if (row["seen"], row["created"], row["moved"]) != (len(plan.inbox), len(new), len(old)):
         raise ConcurrentWriter("another process of this stage worked on the same case")
     await write_rare(tx, plan)
-
-
-def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
 def _entity_columns(entities: Sequence[Entity], phase: Callable[[Any], str]) -> list[list[Any]]:
@@ -231,7 +227,7 @@ async def write_rare(tx: Tx, plan: Plan) -> None:
         await tx.execute(
             "insert into tasks (task_id, key, name, due_at, data)"
             " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[])",
-            *_columns(
+            *columns(
                 [
                     (uid, key, task.name, task.due_at, task.data.to_bytes().decode())
                     for uid, key, task in plan.tasks
@@ -244,7 +240,7 @@ async def write_rare(tx: Tx, plan: Plan) -> None:
             "insert into parked (event_id, key, topic, message_key, headers, value, until)"
             " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],"
             " $6::bytea[], $7::timestamptz[])",
-            *_columns([_parked_row(parked) for parked in plan.parked.values()], 7),
+            *columns([_parked_row(parked) for parked in plan.parked.values()], 7),
         )
     if plan.unparked:
         await tx.execute("delete from parked where event_id = any($1::uuid[])", plan.unparked)
@@ -255,7 +251,7 @@ async def write_rare(tx: Tx, plan: Plan) -> None:
             " select i, t, p, o, r, x, s, $8 from unnest($1::uuid[], $2::text[], $3::int[],"
             " $4::bigint[], $5::text[], $6::text[], $7::bytea[]) as q(i, t, p, o, r, x, s)"
             " on conflict do nothing",
-            *_columns([_quarantine_row(letter) for letter in plan.quarantined], 7),
+            *columns([_quarantine_row(letter) for letter in plan.quarantined], 7),
             plan.now,
         )
 

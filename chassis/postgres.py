@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, Protocol, cast
@@ -22,6 +22,11 @@ class Tx(Protocol):
     async def fetchrow(self, sql: str, *args: object) -> Any: ...
     async def fetchval(self, sql: str, *args: object) -> Any: ...
     async def execute(self, sql: str, *args: object) -> str: ...
+
+
+def columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    """Turn rows of `width` values into columns, as `unnest` takes them; of no rows, empty columns."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
 
 
 class Database:

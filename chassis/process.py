@@ -5,9 +5,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -80,34 +80,21 @@ class Process:
         return self._code
 
     async def _start(self) -> None:
-        await self._wait_for("postgres", self._open_databases)
-        await self._wait_for("kafka", self._preflight)
-        await self._wait_for("kafka", self._publisher.start)
+        await self._until_there("postgres", self._open_databases)
+        await self._until_there("kafka", self._preflight)
+        await self._until_there("kafka", self._publisher.start)
         relay = Relay(self._stage, self._database, self._publisher, self._metrics, process=str(os.getpid()))
         handle = Pass(self._stage, self._database, self._publisher, self._vault.seal_record, self._metrics)
         self._subscription = Subscription(
             self._settings.kafka, self._stage.name, self._stage.inputs, handle, handle.settle
         )
-        await self._wait_for("kafka", self._subscription.start)
+        await self._until_there("kafka", self._subscription.start)
         self._background = [*relay.run(), asyncio.create_task(_collect_garbage())]
         self._health.ready("start")
         self._log.info("started", topics=list(self._stage.inputs))
 
-    async def _wait_for(self, part: str, attempt: Callable[[], Any]) -> None:
-        """Try until it works, one clear line every five seconds."""
-        while True:
-            try:
-                await attempt()
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                why = str(error) if isinstance(error, Transient) else type(error).__name__
-                self._health.not_ready(part, why)
-                self._log.warning("waiting", part=part, why=why)
-                await asyncio.sleep(5 if part == "kafka" else 2)
-            else:
-                self._health.ready(part)
-                return
+    async def _until_there(self, part: str, attempt: Callable[[], Awaitable[None]]) -> None:
+        await until_there(part, attempt, self._health, self._log)
 
     async def _open_databases(self) -> None:
         for database in (self._database, self._vault_database):
@@ -209,6 +196,23 @@ class Process:
         self._log.info("stopped", code=self._code)
 
 
+async def until_there(part: str, attempt: Callable[[], Awaitable[None]], health: Health, log: Any) -> None:
+    """Try until a part answers, a clear line each time that it does not; raises what waiting cannot mend."""
+    while True:
+        try:
+            await attempt()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            why = str(error) if isinstance(error, Transient) else type(error).__name__
+            health.not_ready(part, why)
+            log.warning("waiting", part=part, why=why)
+            await asyncio.sleep(5 if part == "kafka" else 2)
+        else:
+            health.ready(part)
+            return
+
+
 async def until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
     """Do the work until it ends, or until told to stop: then it is cancelled; raises what it raises."""
     task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
@@ -228,12 +232,15 @@ async def _collect_garbage() -> None:
         gc.collect()
 
 
-def run_stage(build: Callable[[Settings, Vault], Stage], kind: type[Settings] = Settings) -> None:
-    """Run a stage as a process and exit: 0 stopped, 1 stopped by force, 70 stalled, 78 misconfigured."""
+S = TypeVar("S", bound=Settings)
+
+
+def run_process(kind: type[S], run: Callable[[S], Coroutine[Any, Any, int]]) -> None:
+    """Read the settings, run, and exit with the code that `run` gives, or 78 when misconfigured."""
     try:
         settings = load_settings(kind)
         configure(settings.log_level)
-        code = uvloop.run(_run(settings, build))
+        code = uvloop.run(run(settings))
     except Misconfigured as error:
         print(f"hotline: {error}", file=sys.stderr)  # noqa: T201 - the last word before exit
         code = EXIT_MISCONFIGURED
@@ -241,5 +248,10 @@ def run_stage(build: Callable[[Settings, Vault], Stage], kind: type[Settings] = 
     os._exit(code)
 
 
-async def _run(settings: Settings, build: Callable[[Settings, Vault], Stage]) -> int:
-    return await Process(settings, build).run()
+def run_stage(build: Callable[[Settings, Vault], Stage], kind: type[Settings] = Settings) -> None:
+    """Run a stage as a process and exit: 0 stopped, 1 stopped by force, 70 stalled, 78 misconfigured."""
+
+    async def run(settings: Settings) -> int:
+        return await Process(settings, build).run()
+
+    run_process(kind, run)

@@ -1,7 +1,7 @@
 """What a process reads from its environment; every name begins with `HOTLINE_`."""
 
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -47,7 +47,10 @@ class Settings(BaseSettings):
         return f"{self.database_prefix}{part}"
 
 
-def load_settings(kind: type[Settings] = Settings) -> Settings:
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(kind: type[S]) -> S:
     """Read the environment; raises Misconfigured with one line that names each bad key."""
     try:
         return kind()

@@ -453,9 +453,9 @@ def print_check(found: Mapping[str, Any]) -> None:
         show.lines([f"POST {found['url']}", f"  {found['auth']}"])
         show.table(found["source"], [{"what": what, "facts": n} for what, n in found["facts"].items()])
         show.lines([f"{found['deliveries']} deliveries kept"])
-        show.lines([f"[red]✗ refused: {reason} ×{n}[/red]" for reason, n in found["refused"].items()])
+        show.faults(f"refused: {reason} ×{n}" for reason, n in found["refused"].items())
         if not found["deliveries"]:
-            show.lines(["[red]✗ nothing arrived: is the sender's address this one?[/red]"])
+            show.faults(["nothing arrived: is the sender's address this one?"])
 
 
 _SIGNS = {"seen": "[green]✓[/green]", "in_dialplan": "[green]✓ in the dialplan[/green]"}

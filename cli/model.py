@@ -333,7 +333,7 @@ def _print_list(document: dict[str, Any]) -> None:
         f"not for {one['department']}, since {one['since']}: {one['alarm']} {_number(one['figure'])}"
         for one in document["restricted"]
     ]
-    _print(printed)
+    show.lines(printed)
 
 
 def _of_card(one: dict[str, Any]) -> list[str]:
@@ -345,12 +345,6 @@ def _of_card(one: dict[str, Any]) -> list[str]:
 
 def _number(figure: float | None) -> str:
     return "— none" if figure is None else f"{figure:.3f}"
-
-
-def _print(lines: Sequence[str]) -> None:
-    """Print whole lines as they are: brackets in them are no markup."""
-    for line in lines:
-        show.out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 # ------------------------------------------------------------ how good it is
@@ -489,7 +483,7 @@ def _agreement(found: Agreement) -> dict[str, Any]:
 
 def _print_agreement(given: dict[str, Any], found: dict[str, Any]) -> None:
     right = "  ".join(f"{name.replace('_', ' ')} {found[name]}" for name in _RIGHT)
-    _print(
+    show.lines(
         [
             f"{given['language']} shadow {given['sha256'][:12]}, watched since {given['since']}",
             f"  agrees: {_percent(found['agreed'])}; alone on {found['only_watched']}",
@@ -531,7 +525,7 @@ def train(
 def _print_trained(done: Sequence[dict[str, Any]]) -> None:
     for one in done:
         if "sha256" in one:
-            _print([f"{one['language']}: stored {one['version']}, sha256 {one['sha256']}"])
+            show.lines([f"{one['language']}: stored {one['version']}, sha256 {one['sha256']}"])
             _print_score(one["held_out"], "on the cases that it has not learnt from")
         else:
             say(f"{one['language']}: not trained", one["why"], one["next"], PROBLEM)
@@ -625,7 +619,7 @@ def retrain(shipped: Installed = SHIPPED, folder: Folder = UP, json: Json = Fals
     if json:
         show.as_json(done)
     else:
-        _print([line for one in done for line in _of_night(one)])
+        show.lines([line for one in done for line in _of_night(one)])
     failed = any(one["trained"] and one["trained"].get("failed") for one in done)
     raise typer.Exit(PROBLEM if failed else FINE)
 
@@ -875,7 +869,7 @@ def _print_gauges(found: Sequence[Gauge], restricted: Sequence[str]) -> None:
         for one in found
     ]
     show.table("drift · the last window against the weeks before", rows)
-    _print(
+    show.lines(
         [
             f"the classifier decides no more for {name}: hotline model allow {name} when that is mended"
             for name in restricted

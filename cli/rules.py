@@ -31,12 +31,6 @@ SHIPPED = Path(__file__).parents[1] / "services" / "router" / "rules.yaml"
 NONE = "— no rule"
 
 
-def _print(lines: Sequence[str]) -> None:
-    """Print whole lines as they are: brackets in them are no markup."""
-    for line in lines:
-        show.out.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Rules file.", envvar="HOTLINE_RULES_FILE")]
 Recorded = Annotated[
     int,
@@ -63,7 +57,7 @@ def check(file: File = SHIPPED, json: Json = False) -> None:
     if json:
         show.as_json({"file": str(file), **summary, "faults": [fault._asdict() for fault in faults]})
     elif not faults:
-        _print([f"{file}: fine; {_in_words(summary)}"])
+        show.lines([f"{file}: fine; {_in_words(summary)}"])
     else:
         _refuse(file, faults)
     raise typer.Exit(PROBLEM if faults else FINE)
@@ -141,7 +135,7 @@ def run_tests(file: File = SHIPPED, json: Json = False) -> None:
     elif not count:
         say("nothing was tested", f"{file} has no tests", "write some under `tests:`", PROBLEM)
     else:
-        _print([f"{file}: {count} of {count} tests pass"])
+        show.lines([f"{file}: {count} of {count} tests pass"])
     raise typer.Exit(FINE if count and not faults else PROBLEM)
 
 
@@ -262,7 +256,7 @@ def _print_explained(ruleset: Ruleset, view: View, lines: Sequence[Tried], ruled
         printed.append(f"assisting: {', '.join(ruled.assist)}")
     if ruled.severity:
         printed.append(f"severity raised to {ruled.severity}")
-    _print(printed)
+    show.lines(printed)
 
 
 def _because(line: Tried) -> str:
@@ -336,7 +330,7 @@ def _print_difference(found: Difference, cases: int) -> None:
     printed += [f"  {one.case}: {_verdict(one.before)} → {_verdict(one.after)}" for one in found.explained]
     if found.reused:
         printed.append("both have the same version although they differ: raise `ruleset` in the new file")
-    _print(printed)
+    show.lines(printed)
 
 
 @rules_app.command("coverage")
@@ -360,7 +354,7 @@ def coverage(file: File = SHIPPED, recorded: Recorded = 0, folder: Folder = UP, 
     else:
         left = f"{found.without_rule}, " + ("— no cases" if share is None else f"{share:.1%}")
         title = f"ruleset {ruleset.ruleset} over {found.cases} cases; without rule {left}"
-        _print([title, *map(_in_a_line, found.uses)])
+        show.lines([title, *map(_in_a_line, found.uses)])
     raise typer.Exit(FINE)
 
 
@@ -507,5 +501,5 @@ def _tell(ruleset: Ruleset, changed: bool, *, json: bool) -> None:  # noqa: FBT0
         show.as_json({**_identity(ruleset), "changed": changed})
     else:
         word = "in force from now on" if changed else "in force already"
-        _print([f"{word}: {_in_words(_identity(ruleset))}"])
+        show.lines([f"{word}: {_in_words(_identity(ruleset))}"])
     raise typer.Exit(FINE)

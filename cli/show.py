@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,10 +69,16 @@ def _ledger(found: dict[str, Any]) -> str:
     return f"{counts}  named within p50 {times['p50']:g} s, max {times['max']:g} s"
 
 
-def lines(texts: list[str]) -> None:
-    """Print plain lines."""
+def lines(texts: Iterable[str]) -> None:
+    """Print whole lines as they are: brackets in them are no markup, and nothing is broken."""
     for text in texts:
-        out.print(text, highlight=False)
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def faults(texts: Iterable[str]) -> None:
+    """Print lines that say what is wrong."""
+    for text in texts:
+        out.print(f"✗ {text}", style="red", markup=False, highlight=False)
 
 
 _SHORT = {

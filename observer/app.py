@@ -12,19 +12,16 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-import uvloop
-
 from chassis.clock import epoch_ms, monotonic, utc_now
 from chassis.faults import Misconfigured, Transient, backoff, insist, is_transient
 from chassis.following import Follower, Unread
 from chassis.health import Health, Server, application
 from chassis.kafka import KafkaPublisher, Offsets
-from chassis.log import configure, get_logger
+from chassis.log import get_logger
 from chassis.message import Writer, time_header
 from chassis.postgres import Database, role_of
-from chassis.process import until_stopped
+from chassis.process import run_process, until_stopped
 from chassis.roots import new_id
-from chassis.settings import load_settings
 from chassis.transport import Place
 from observer import actions, store
 from observer.barrier import Barrier, Barriers
@@ -559,20 +556,12 @@ def _retention_ms(topic: str) -> int:
 
 def main() -> None:
     """Run the observer as a process and exit: 0 stopped, 1 superseded, 78 misconfigured."""
-    try:
-        settings = load_settings(ObserverSettings)
-        assert isinstance(settings, ObserverSettings)
-        configure(settings.log_level)
-        code = uvloop.run(_run(settings))
-    except Misconfigured as error:
-        print(f"hotline: {error}", file=sys.stderr)  # noqa: T201 - the last word before exit
-        code = 78
-    except Transient as error:
-        print(f"hotline: {error}", file=sys.stderr)  # noqa: T201
-        code = 1
-    sys.stdout.flush()
-    os._exit(code)
 
+    async def run(settings: ObserverSettings) -> int:
+        try:
+            return await Observer(settings).run()
+        except Transient as error:
+            print(f"hotline: {error}", file=sys.stderr)  # noqa: T201 - the last word before exit
+            return 1
 
-async def _run(settings: ObserverSettings) -> int:
-    return await Observer(settings).run()
+    run_process(ObserverSettings, run)

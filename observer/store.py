@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from binascii import hexlify
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chassis.postgres import Tx
+from chassis.postgres import Tx, columns
 from chassis.transport import Place
 from observer import actions
 from observer.barrier import Barrier
@@ -168,7 +168,7 @@ async def _write_early(tx: Tx, changes: Changes) -> None:
         await tx.execute(
             "delete from early using unnest($1::bytea[], $2::text[]) as x(k, g) where key = x.k"
             " and grp = x.g",
-            *_columns(matched, 2),
+            *columns(matched, 2),
         )
     effects = {(effect.key, effect.group): effect for effect in changes.early}
     if effects:
@@ -178,7 +178,7 @@ async def _write_early(tx: Tx, changes: Changes) -> None:
             " select * from unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bigint[],"
             " $7::bigint[], $8::bytea[], $9::bigint[], $10::int[])"
             " on conflict (key, grp) do update set parts = excluded.parts, total = excluded.total",
-            *_columns([_early_row(effect) for effect in effects.values()], 10),
+            *columns([_early_row(effect) for effect in effects.values()], 10),
         )
 
 
@@ -222,13 +222,13 @@ async def _write_acts(tx: Tx, acts: Acts) -> None:
             "insert into acts (edge, subject, at_ms) select * from unnest($1::text[],"
             " $2::bytea[], $3::bigint[])"
             " on conflict do nothing",
-            *_columns(acts.added, 3),
+            *columns(acts.added, 3),
         )
     if acts.removed:
         await tx.execute(
             "delete from acts a using unnest($1::text[], $2::bytea[]) as x(e, s)"
             " where a.edge = x.e and a.subject = x.s",
-            *_columns(acts.removed, 2),
+            *columns(acts.removed, 2),
         )
 
 
@@ -239,7 +239,7 @@ async def _write_verdicts(tx: Tx, writing: Writing) -> list[Verdict]:
     rows = await tx.fetch(
         "select h.key, h.grp, h.state from handoffs h join unnest($1::bytea[], $2::text[]) as x(k, g)"
         " on h.key = x.k and h.grp = x.g",
-        *_columns([(verdict.handoff.key, verdict.handoff.owed.group) for verdict in candidates], 2),
+        *columns([(verdict.handoff.key, verdict.handoff.owed.group) for verdict in candidates], 2),
     )
     stored = {(row["key"], row["grp"]): row["state"] for row in rows}
     standing = [
@@ -249,7 +249,7 @@ async def _write_verdicts(tx: Tx, writing: Writing) -> list[Verdict]:
     ]
     if not standing:
         return []
-    await tx.execute(_JUDGED, *_columns([_verdict_row(verdict) for verdict in standing], 12), writing.now_ms)
+    await tx.execute(_JUDGED, *columns([_verdict_row(verdict) for verdict in standing], 12), writing.now_ms)
     await tx.execute(
         "insert into verdicts (key, grp, edge, state, topic, partition, record_offset, subject,"
         " name, judged_ms,"
@@ -324,14 +324,14 @@ async def _write_places(tx: Tx, writing: Writing) -> None:
             " select * from unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[])"
             " on conflict (topic, partition) do update set position = excluded.position, last ="
             " excluded.last",
-            *_columns([(*place, *moved) for place, moved in writing.positions.items()], 4),
+            *columns([(*place, *moved) for place, moved in writing.positions.items()], 4),
         )
     if writing.commits:
         await tx.execute(
             "insert into commits (grp, topic, partition, committed)"
             " select * from unnest($1::text[], $2::text[], $3::int[], $4::bigint[])"
             " on conflict (grp, topic, partition) do update set committed = excluded.committed",
-            *_columns([(group, *place, at) for (group, place), at in writing.commits.items()], 4),
+            *columns([(group, *place, at) for (group, place), at in writing.commits.items()], 4),
         )
     for place, first, last, reason in writing.blind:
         await tx.execute(
@@ -343,10 +343,6 @@ async def _write_places(tx: Tx, writing: Writing) -> None:
             writing.now_ms,
             reason,
         )
-
-
-def _columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
 
 
 # ------------------------------------------------------------------ restart
@@ -508,7 +504,7 @@ async def recall(tx: Tx, counts: Sequence[tuple[str, bytes]]) -> dict[tuple[str,
         "select c.writer, c.subject, c.following from counts c join unnest($1::text[],"
         " $2::bytea[]) as x(w, s)"
         " on c.writer = x.w and c.subject = x.s",
-        *_columns(counts, 2),
+        *columns(counts, 2),
     )
     return {(row["writer"], row["subject"]): row["following"] for row in rows}
 

@@ -275,28 +275,31 @@ def on_attempt_reported(
     event: Event[CallbackAttemptReported], state: Contact | None, now: datetime, policy: Policy
 ) -> Outcome:
     """Somebody called back: reached, to be tried again later, or tried often enough."""
-    callback = state.callback if state else None
-    if state is None or callback is None:
-        return _no_callback(state)
-    if not callback.pending:
-        return Refused("callback_over", f"the callback of call {state.call_id} is {callback.state}", "over")
+    found = _promised(state)
+    if not isinstance(found, tuple):
+        return found
+    contact, callback = found
     body = event.body
     number = callback.attempts + 1
     reached, last = body.outcome == "answered", number >= policy.callback_attempts
     again = None if reached or last else now + policy.callback_spacing
     attempted = CallbackAttempted(
-        call_id=state.call_id, attempt=number, outcome=body.outcome, by_call_id=body.by_call_id, next_at=again
+        call_id=contact.call_id,
+        attempt=number,
+        outcome=body.outcome,
+        by_call_id=body.by_call_id,
+        next_at=again,
     )
     change: dict[str, Any] = {"attempts": number}
     if again is not None:
         change |= {"state": "open", "due_at": again}
-        tried = state.model_copy(update={"callback": callback.model_copy(update=change)})
+        tried = contact.model_copy(update={"callback": callback.model_copy(update=change)})
         return Step(tried, (attempted,), (Timer(CALLBACK, again + policy.callback_grace),))
     change["state"] = "answered" if reached else "exhausted"
-    done = state.model_copy(update={"callback": callback.model_copy(update=change)})
+    done = contact.model_copy(update={"callback": callback.model_copy(update=change)})
     if reached:
         return _without_callback(done, "called_back", [attempted])
-    exhausted = CallbackExhausted(call_id=state.call_id, attempts=number)
+    exhausted = CallbackExhausted(call_id=contact.call_id, attempts=number)
     return _without_callback(done, "callback_exhausted", [attempted, exhausted])
 
 
@@ -304,22 +307,27 @@ def on_callback_cancellation(
     event: Event[CallbackCancellationRequested], state: Contact | None, now: datetime, policy: Policy
 ) -> Outcome:
     """The customer came first, or no longer wants to be called."""
-    callback = state.callback if state else None
-    if state is None or callback is None:
-        return _no_callback(state)
-    if not callback.pending:
-        return Refused("callback_over", f"the callback of call {state.call_id} is {callback.state}", "over")
+    found = _promised(state)
+    if not isinstance(found, tuple):
+        return found
+    contact, callback = found
     body = CallbackCancelled(
-        call_id=state.call_id, reason=event.body.reason, by_call_id=event.body.by_call_id
+        call_id=contact.call_id, reason=event.body.reason, by_call_id=event.body.by_call_id
     )
-    done = state.model_copy(update={"callback": callback.model_copy(update={"state": "cancelled"})})
+    done = contact.model_copy(update={"callback": callback.model_copy(update={"state": "cancelled"})})
     return _without_callback(done, "callback_cancelled", [body])
 
 
-def _no_callback(state: Contact | None) -> Outcome:
+def _promised(state: Contact | None) -> tuple[Contact, Callback] | Waiting | Refused:
+    """Give the call and its callback that is still owed, or why there is none."""
     if state is None:
         return Waiting("no_such_call_yet")
-    return Refused("no_callback", f"call {state.call_id} asked for no callback", state.phase)
+    if state.callback is None:
+        return Refused("no_callback", f"call {state.call_id} asked for no callback", state.phase)
+    if not state.callback.pending:
+        over = f"the callback of call {state.call_id} is {state.callback.state}"
+        return Refused("callback_over", over, "over")
+    return state, state.callback
 
 
 def _without_callback(contact: Contact, reason: str, events: list[Body]) -> Step:

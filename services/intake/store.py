@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from chassis.postgres import Tx
+from chassis.postgres import Tx, columns
 from services.intake.contact import Contact, Visit
 from services.intake.domain import Known
 
@@ -90,13 +90,9 @@ async def write_calls(tx: Tx, contacts: Sequence[Any]) -> None:
     visits = [(contact, visit) for contact in contacts for visit in contact.visits]
     await tx.execute(
         _WRITE_CALLS,
-        *_columns([_call_row(contact) for contact in contacts], 27),
-        *_columns([_visit_row(contact, visit) for contact, visit in visits], 14),
+        *columns([_call_row(contact) for contact in contacts], 27),
+        *columns([_visit_row(contact, visit) for contact, visit in visits], 14),
     )
-
-
-def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
 def _call_row(contact: Contact) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from chassis.postgres import Tx
+from chassis.postgres import Tx, columns
 from schemas.case import Case
 from services.router.domain import Routing
 
@@ -27,8 +27,7 @@ _WRITE = (
 
 async def write_routings(tx: Tx, routings: Sequence[Any]) -> None:
     """Rewrite the reading copy of these cases, in the transaction that stores them."""
-    rows = [_row(routing) for routing in routings]
-    await tx.execute(_WRITE, *(list(column) for column in zip(*rows, strict=True)))
+    await tx.execute(_WRITE, *columns([_row(routing) for routing in routings], len(_COLUMNS)))
 
 
 def _row(routing: Routing) -> tuple[Any, ...]:

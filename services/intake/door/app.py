@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-import uvloop
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -19,17 +16,16 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis.clock import utc_now
-from chassis.faults import Misconfigured, Transient, backoff, is_transient
+from chassis.faults import Transient, is_transient
 from chassis.health import Health, Server, application
 from chassis.kafka import KafkaPublisher
-from chassis.log import configure, get_logger
+from chassis.log import get_logger
 from chassis.message import Writer, time_header
 from chassis.metrics import StageMetrics
 from chassis.postgres import Database, role_of
-from chassis.process import until_stopped
+from chassis.process import run_process, until_stopped, until_there
 from chassis.relay import Relay
 from chassis.roots import new_id
-from chassis.settings import load_settings
 from chassis.vault import SCHEMA, FileKey, Vault
 from schemas.telephony import ManifestPublished
 from services.intake.app import STAGE
@@ -51,7 +47,6 @@ CLOCKS_APART = timedelta(seconds=5)
 SEND_EVERY = 0.02
 PRUNE_EVERY = 60.0
 STOP_WITHIN = 10.0
-EXIT_MISCONFIGURED = 78
 EXIT_FAILED = 70
 
 
@@ -140,18 +135,7 @@ class Door:
         return task
 
     async def _until_there(self, part: str, attempt: Callable[[], Awaitable[None]]) -> None:
-        for wait in backoff(0.2, 5.0):
-            try:
-                await attempt()
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                self._health.not_ready(part, type(error).__name__)
-                self._log.warning("waiting", part=part, why=type(error).__name__)
-                await asyncio.sleep(wait)
-            else:
-                self._health.ready(part)
-                return
+        await until_there(part, attempt, self._health, self._log)
 
     async def _open_databases(self) -> None:
         for database in (self._database, self._vault_database):
@@ -261,18 +245,8 @@ class _Front:
 
 def main() -> None:
     """Run the door as a process and exit: 0 stopped, 1 by force, 70 failed, 78 misconfigured."""
-    code = EXIT_MISCONFIGURED
-    try:
-        settings = load_settings(DoorSettings)
-        assert isinstance(settings, DoorSettings)
-        configure(settings.log_level)
-        code = uvloop.run(_run(settings))
-    except Misconfigured as error:
-        print(f"hotline: {error}", file=sys.stderr)  # noqa: T201 - the last word before exit
-    with suppress(Exception):
-        sys.stdout.flush()
-    os._exit(code)
 
+    async def run(settings: DoorSettings) -> int:
+        return await Door(settings).run()
 
-async def _run(settings: DoorSettings) -> int:
-    return await Door(settings).run()
+    run_process(DoorSettings, run)
