@@ -20,7 +20,7 @@ from chassis.vault import Vault
 from cli.texts import scripts
 from schemas import telephony
 from schemas.envelope import Body
-from services.intake.door.entry import fact_id, number_of, sealed
+from services.intake.door.entry import fact_id, identified, sealed
 from services.intake.sources.asterisk import replay
 from services.intake.sources.canonical import Mapped
 
@@ -126,10 +126,10 @@ class Telephony:
 
     async def publish(self, facts: Sequence[Mapped]) -> None:
         """Seal and send a run of call events, in order; tries until it works, as an adapter must."""
-        numbers = {number_of(fact.phone) for fact in facts}
-        refs = [self._vault.customer_ref(number) for number in numbers if number]
+        known = [identified(fact) for fact in facts]
+        refs = [self._vault.customer_ref(fact.phone) for fact in known if fact.phone]
         await insist(partial(self._vault.ready, refs, create=True))
-        await insist(partial(self._publisher.publish, [self._message(fact) for fact in facts]))
+        await insist(partial(self._publisher.publish, [self._message(fact) for fact in known]))
 
     def _message(self, fact: Mapped) -> Outgoing:
         body = sealed(fact, self._vault)

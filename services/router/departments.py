@@ -1,41 +1,26 @@
 """The departments: what they are called, when and in which language they work, how much they may hold."""
 
-import re
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from chassis.wallclock import WEEKDAYS, Interval, Weekday, ZoneName
 from schemas.case import Language
 from schemas.envelope import Code
 from schemas.handoffs import ACCEPT
 from schemas.topics import DEPARTMENTS
-from services.router.rules import TRIAGE, Department, Named, known_zone
+from services.router.rules import TRIAGE, Department, Named
 from services.router.rules.sheet import BadSheet, Part, Place, read_file, read_sheet, refuse
 
 FILE = Path(__file__).with_name("departments.yaml")
-Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_INTERVAL = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
-_DAY = 24 * 60
 
 
 class BadDepartments(BadSheet):
     """A departments file that may not be used; names every fault with its line."""
-
-
-def _minutes(text: object) -> object:
-    found = _INTERVAL.fullmatch(text) if isinstance(text, str) else None
-    if found is None:
-        raise ValueError(f'{text!r} is no interval; write it like "08:30-17:30"')
-    numbers = [int(part) for part in found.groups()]
-    first, last = numbers[0] * 60 + numbers[1], numbers[2] * 60 + numbers[3]
-    if not first < last <= _DAY:
-        raise ValueError(f"{text!r} does not end after it begins, on the same day; split it at midnight")
-    return first, last
 
 
 def _in_order(intervals: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
@@ -44,8 +29,6 @@ def _in_order(intervals: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], 
     return intervals
 
 
-Interval = Annotated[tuple[int, int], BeforeValidator(_minutes)]
-"""Minutes of the wall clock: from, and up to but not with."""
 Intervals = Annotated[tuple[Interval, ...], AfterValidator(_in_order)]
 
 
@@ -90,7 +73,7 @@ class Departments(Part):
     """
 
     version: Annotated[Code, Field(max_length=40)]
-    zone: Annotated[str, AfterValidator(known_zone)] = "Asia/Shanghai"
+    zone: ZoneName = "Asia/Shanghai"
     closed: frozenset[date] = frozenset()
     worked: dict[date, Weekday] = Field(default_factory=dict)
     hours: dict[Code, Week]

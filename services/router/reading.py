@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,7 +25,7 @@ from services.router.classifier.model import MOST_BYTES, BadModel, Model, load_m
 from services.router.classifier.text import NORMALISER, language_of
 from services.router.decision import UNSUPPORTED, Desk, Read, Scored
 from services.router.domain import Policy
-from services.router.rules import BadRules, Ruleset, parse_rules
+from services.router.rules import Kept, Ruleset, parse_rules, reload_rules
 from services.router.rules.view import text_of
 
 LOOK_EVERY_S = 1.0
@@ -132,11 +133,11 @@ class Reading:
             self.faults.pop("rules", None)
             return at_hand[digest]
         document = await store.ruleset(tx, digest)
-        try:
-            loaded = parse_rules(document or "", f"ruleset {digest[:12]}")
-        except BadRules as error:
-            self._fault("rules", str(error))
-            return current
+        found = reload_rules(partial(parse_rules, document or "", f"ruleset {digest[:12]}"), current)
+        if isinstance(found, Kept):
+            self._fault("rules", str(found.error))
+            return found.ruleset
+        loaded = found.ruleset
         if loaded.sha256 != digest:
             self._fault("rules", f"ruleset {digest[:12]}: what is stored has another hash; activate it again")
             return current

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -533,16 +534,16 @@ def test_a_good_file_is_loaded_and_a_bad_one_changes_nothing(tmp_path):
     file = tmp_path / "rules.yaml"
     file.write_text(a_file())
     active = ruleset()
-    loaded = reload_rules(file, active)
+    loaded = reload_rules(partial(load_rules, file), active)
     assert isinstance(loaded, Loaded)
     assert [rule.id for rule in loaded.ruleset.rules] == ["one"]
     file.write_text(a_file(then="{department: moon}"))
-    kept = reload_rules(file, loaded.ruleset)
+    kept = reload_rules(partial(load_rules, file), loaded.ruleset)
     assert isinstance(kept, Kept)
     assert kept.ruleset is loaded.ruleset
     assert kept.error.faults[0].line == 8
     file.unlink()
-    assert reload_rules(file, active).ruleset is active
+    assert reload_rules(partial(load_rules, file), active).ruleset is active
 
 
 # ------------------------------------------------------------ the shipped rules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Literal, TypeAlias
 from uuid import UUID
@@ -90,7 +90,7 @@ class Entry:
         A delivery that was kept before is a `duplicate`, the same name with other content a `conflict`;
         neither keeps anything. Raises Busy when too much waits, Transient while PostgreSQL is away.
         """
-        return await self._keep(facts, (), delivery, position)
+        return await self._keep([identified(fact) for fact in facts], (), delivery, position)
 
     async def command(self, command_id: UUID, body: Body) -> None:
         """Keep one command; the verdict will name `command_id` as its cause. Raises like `facts`."""
@@ -147,8 +147,8 @@ class Entry:
                 item.done.set_result(kept)
 
     async def _store(self, items: Sequence[_Item]) -> list[Kept]:
-        numbers = {number_of(fact.phone) for item in items for fact in item.facts}
-        refs = [self._vault.customer_ref(number) for number in numbers if number]
+        numbers = {fact.phone for item in items for fact in item.facts if fact.phone}
+        refs = [self._vault.customer_ref(number) for number in numbers]
         if refs:
             await self._vault.ready(refs, create=True)
         async with self._database.transaction() as tx:
@@ -226,9 +226,15 @@ def number_of(raw: str | None) -> str | None:
     return raw.strip() if raw and raw.strip().isascii() and raw.strip().isdigit() else None
 
 
+def identified(fact: Mapped) -> Mapped:
+    """Write the fact's number as `number_of` does."""
+    number = number_of(fact.phone)
+    return fact if number == fact.phone else replace(fact, phone=number)
+
+
 def sealed(fact: Mapped, vault: Vault) -> Body:
-    """Put the caller's number into the body, sealed; the caller's key must be at hand (`Vault.ready`)."""
-    body, number = fact.body, number_of(fact.phone)
+    """Put an identified fact's number into the body, sealed; its key must be at hand (`Vault.ready`)."""
+    body, number = fact.body, fact.phone
     if number is None:
         return body
     ref = vault.customer_ref(number)

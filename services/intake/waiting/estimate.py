@@ -10,9 +10,10 @@ progress have lasted improves nothing, nor do the last few waits; an agent who h
 number of agents at work, do. That number counts by its root, because it is known badly.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from math import sqrt
 from statistics import fmean, median
 from typing import Literal
@@ -122,12 +123,19 @@ def standing(stays: Iterable[Stay], rank: datetime, at: datetime) -> Standing:
     return Standing(ahead, len(freed - talking), len(seen | talking))
 
 
-def served(stays: Sequence[Stay], at: datetime, at_once: timedelta = timedelta(0)) -> tuple[Served, ...]:
+def served(
+    stays: Sequence[Stay],
+    at: datetime,
+    at_once: timedelta = timedelta(0),
+    joined: Callable[[datetime, datetime], Standing] | None = None,
+) -> tuple[Served, ...]:
     """Tell of the last 200 who were answered by then how they stood and waited, newest last.
 
     Waits no longer than `at_once` (how long a free agent's telephone rings) are left out. It costs a look
-    at every stay per caller (33 ms for 500 stays); the past does not change, so it is worth keeping.
+    at every stay per caller (33 ms for 500 stays); the past does not change, so it is worth keeping:
+    `joined` tells how one of that rank stood at that moment, where somebody keeps it.
     """
+    stood = joined or partial(standing, stays)
     answered = sorted(
         (stay.answered_at, stay.queued_at, stay.rank)
         for stay in stays
@@ -135,7 +143,7 @@ def served(stays: Sequence[Stay], at: datetime, at_once: timedelta = timedelta(0
         if stay.answered_at - stay.queued_at > at_once
     )
     return tuple(
-        Served(standing(stays, rank, queued_at), answered_at - queued_at)
+        Served(stood(rank, queued_at), answered_at - queued_at)
         for answered_at, queued_at, rank in answered[-RECENT:]
     )
 

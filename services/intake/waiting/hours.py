@@ -4,28 +4,23 @@ A queue is open while the wall clock of its zone shows a time within one of the 
 clocks are put forward, hours that do not exist are not open; where they are put back, they are open twice.
 """
 
-import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Annotated, Self
+from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from chassis.wallclock import WEEKDAYS, Interval, Weekday, zone
 from schemas.case import Language
 
 HOURS = Path(__file__).with_name("hours.yaml")
 LOOK_AHEAD = timedelta(days=400)
 """A queue that does not open for so long has no next opening."""
 
-_DAY = 24 * 60
-_INTERVAL = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
-Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-
-_WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _SPOKEN_DAYS = {
     "zh": ("星期一", "星期二", "星期三", "星期四", "星期五", "星期六", "星期日"),
     "en": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
@@ -39,28 +34,6 @@ _MONTHS = (
 
 class BadHours(ValueError):
     """An hours file that may not be used; says where and why."""
-
-
-def _minutes(text: object) -> object:
-    found = _INTERVAL.fullmatch(text) if isinstance(text, str) else None
-    if found is None:
-        raise ValueError(f'{text!r} is no interval; write it like "08:30-17:00"')
-    numbers = [int(part) for part in found.groups()]
-    first, last = numbers[0] * 60 + numbers[1], numbers[2] * 60 + numbers[3]
-    if not first < last <= _DAY:
-        raise ValueError(f"{text!r} does not end after it begins, on the same day; split it at midnight")
-    return first, last
-
-
-def _zone(name: object) -> object:
-    try:
-        return ZoneInfo(str(name))
-    except (ZoneInfoNotFoundError, ValueError):
-        raise ValueError(f"{name!r} is no time zone of the IANA database") from None
-
-
-Interval = Annotated[tuple[int, int], BeforeValidator(_minutes)]
-"""Minutes of the day: from, and up to but not with."""
 
 
 class Closed(BaseModel):
@@ -94,14 +67,14 @@ class Calendar(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    tz: Annotated[ZoneInfo, BeforeValidator(_zone)]
+    tz: Annotated[ZoneInfo, BeforeValidator(zone)]
     week: dict[Weekday, tuple[Interval, ...]]
     closed: tuple[Closed, ...] = ()
     working: tuple[Working, ...] = ()
 
     @model_validator(mode="after")
     def _unambiguous(self) -> Self:
-        for day in _WEEKDAYS:
+        for day in WEEKDAYS:
             if day not in self.week:
                 raise ValueError(f"week.{day} is missing; a day without hours is []")
         for day, intervals in self.week.items():
@@ -121,7 +94,7 @@ class Calendar(BaseModel):
         if self.closure(day):
             return ()
         like = next((worked.like for worked in self.working if worked.date == day), None)
-        return self.week[like or _WEEKDAYS[day.weekday()]]
+        return self.week[like or WEEKDAYS[day.weekday()]]
 
     def is_open(self, at: datetime) -> bool:
         """Tell whether agents answer at a moment."""

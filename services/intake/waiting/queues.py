@@ -14,12 +14,13 @@ from services.intake.waiting.estimate import (
     Standing,
     Stay,
     estimate,
+    served,
     standing,
 )
 
 PRIORITY_CREDIT = timedelta(seconds=90)
 """So much earlier counts a caller per step of priority (the bank of 1999 gave its best customers 90 s)."""
-_WAITED = 1_000  # ms: who waited less was answered at once, and says nothing about waiting
+_AT_ONCE = timedelta(milliseconds=999)  # who waited under a second says nothing about waiting
 _REMEMBERED = 5_000
 
 
@@ -48,30 +49,22 @@ class Queue:
     stays: Sequence[Stay] = ()
     served: Sequence[Served] = ()
     talks: Sequence[timedelta] = ()
-    joined: OrderedDict[tuple[str, int], Standing] = field(default_factory=OrderedDict)
+    joined: OrderedDict[tuple[datetime, datetime], Standing] = field(default_factory=OrderedDict)
 
     def refresh(self, rows: Sequence[Any], at: datetime) -> None:
         """Take the newest rows of `visits`, oldest first."""
         self.at, self.stays = at, [stay_of(row) for row in rows]
-        done = [
-            (row, stay)
-            for row, stay in zip(rows, self.stays, strict=True)
-            if stay.answered_at is not None and (row["wait_ms"] or 0) >= _WAITED
-        ]
-        done.sort(key=lambda pair: pair[1].answered_at or at)
-        self.served = [
-            Served(self._standing(row, stay), timedelta(milliseconds=row["wait_ms"])) for row, stay in done
-        ]
+        self.served = served(self.stays, at, _AT_ONCE, self._joined)
         ended = sorted((row for row in rows if row["talk_ended_at"]), key=lambda row: row["talk_ended_at"])
         self.talks = [timedelta(milliseconds=row["talk_ms"]) for row in ended if row["talk_ms"]]
 
-    def _standing(self, row: Any, stay: Stay) -> Standing:
-        name = (row["call_id"], row["visit"])
-        if name not in self.joined:
-            self.joined[name] = standing(self.stays, stay.rank, stay.queued_at)
+    def _joined(self, rank: datetime, queued_at: datetime) -> Standing:
+        where = (rank, queued_at)
+        if where not in self.joined:
+            self.joined[where] = standing(self.stays, rank, queued_at)
             while len(self.joined) > _REMEMBERED:
                 self.joined.popitem(last=False)
-        return self.joined[name]
+        return self.joined[where]
 
     def standing(self, rank: datetime, at: datetime) -> Standing:
         """Tell how a caller of that rank stands now."""

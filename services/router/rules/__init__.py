@@ -7,16 +7,15 @@ between which the classifier chooses. Nothing that an operator writes is evaluat
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from pydantic import (
-    AfterValidator,
     Discriminator,
     Field,
     PrivateAttr,
@@ -26,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from chassis.wallclock import ZoneName
 from schemas.case import Case, Severity
 from schemas.envelope import Code, Line
 from services.router.rules.conditions import Condition, Matched, Term, Test, compiled, depth, terms, trace
@@ -36,7 +36,7 @@ from services.router.rules.view import SEVERITIES, View, meant, view_of
 __all__ = [
     "ASSIGNABLE", "TRIAGE", "BadRules", "Department", "Fault", "Kept", "Loaded", "Matched", "Named",
     "Narrowing", "Reload", "Rule", "RuleTest", "Ruled", "Ruleset", "Veto", "View", "assign", "decide",
-    "known_zone", "load_rules", "parse_rules", "reload_rules", "view_of",
+    "load_rules", "parse_rules", "reload_rules", "view_of",
 ]  # fmt: skip
 
 TRIAGE: Final = "triage"
@@ -174,15 +174,6 @@ class _Ready:
     sha256: str
 
 
-def known_zone(name: str) -> str:
-    """Refuse what is no time zone of the IANA database, with ValueError."""
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"{name!r} is no time zone of the IANA database") from None
-    return name
-
-
 class Ruleset(Part):
     """A version of the rules, in the order in which they are tried.
 
@@ -191,7 +182,7 @@ class Ruleset(Part):
     """
 
     ruleset: Annotated[Code, Field(max_length=40)]
-    zone: Annotated[str, AfterValidator(known_zone)] = "Asia/Shanghai"
+    zone: ZoneName = "Asia/Shanghai"
     words: dict[Literal["product", "channel", "queue"], tuple[Code, ...]] = Field(default_factory=dict)
     rules: tuple[Entry, ...] = Field(max_length=MOST_RULES)
     tests: tuple[RuleTest, ...] = Field(default=(), max_length=MOST_RULES)
@@ -381,9 +372,9 @@ class Kept:
 Reload: TypeAlias = Loaded | Kept
 
 
-def reload_rules(path: Path, active: Ruleset) -> Reload:
-    """Read a rules file again; a bad one changes nothing."""
+def reload_rules(read: Callable[[], Ruleset], active: Ruleset) -> Reload:
+    """Read rules again, from wherever; bad ones change nothing."""
     try:
-        return Loaded(load_rules(path))
+        return Loaded(read())
     except BadRules as error:
         return Kept(active, error)
