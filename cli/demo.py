@@ -45,7 +45,7 @@ class Demo:
         try:
             place = await asyncio.to_thread(self.world.start_stack)
             await self.world.prepare(place)
-            self._progress("starting the four stages and the observer")
+            self._progress("starting the four stages, the door and the observer")
             await asyncio.to_thread(self._start, place)
             await self.world.wait_ready(stages=PROCESSES)
             ready = monotonic()

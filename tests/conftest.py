@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import structlog
 from chassis.kafka import Connection
 from chassis.postgres import Database, migrate, role_of
 from chassis.vault import FileKey, Vault
+from cli.world import World
 from deploy.local.stack import Address, LocalStack
 
 _number = itertools.count(1)
@@ -56,15 +58,21 @@ def kafka(address: Address, prefix: str) -> Connection:
     return Connection(address.kafka_bootstrap, f"{prefix}.")
 
 
-@pytest.fixture
-async def stage_database(address: Address, prefix: str) -> AsyncIterator[Database]:
-    """An empty stage schema."""
-    schema = f"{prefix}_stage"
-    await migrate(address.database_url, schema, ["chassis", "services.intake"])
+@asynccontextmanager
+async def opened(address: Address, schema: str, *packages: str) -> AsyncIterator[Database]:
+    """A schema of its own, brought up to date, with the rights of its role alone."""
+    await migrate(address.database_url, schema, packages)
     database = Database(address.database_url, schema, role=role_of(schema))
     await database.open()
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def stage_database(address: Address, prefix: str) -> AsyncIterator[Database]:
+    """An empty stage schema."""
+    async with opened(address, f"{prefix}_stage", "chassis", "services.intake") as database:
+        yield database
 
 
 @pytest.fixture
@@ -75,12 +83,21 @@ def master_key(tmp_path: Path) -> FileKey:
 @pytest.fixture
 async def vault(address: Address, prefix: str, master_key: FileKey) -> AsyncIterator[Vault]:
     """A vault with a schema of its own."""
-    schema = f"{prefix}_vault"
-    await migrate(address.database_url, schema, ["chassis.vault"])
-    database = Database(address.database_url, schema, role=role_of(schema))
-    await database.open()
-    yield Vault(database, master_key)
-    await database.close()
+    async with opened(address, f"{prefix}_vault", "chassis.vault") as database:
+        yield Vault(database, master_key)
+
+
+@pytest.fixture
+async def world(
+    address: Address, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    """A hotline of its own on the tests' Kafka and PostgreSQL, prepared; what a test starts is stopped."""
+    monkeypatch.setenv("HOTLINE_KAFKA_BOOTSTRAP", address.kafka_bootstrap)
+    monkeypatch.setenv("HOTLINE_DATABASE_URL", address.database_url)
+    world = World(tmp_path / "world", prefix=f"{prefix}.")
+    await world.prepare(world.start_stack())
+    yield world
+    await asyncio.to_thread(world.stop_stages)
 
 
 async def eventually(condition, within: float = 20.0, what: str = "the condition") -> None:

@@ -25,7 +25,6 @@ from cli.customers import SEALED as SEALED_FIELDS
 from cli.customers import blank
 from cli.people import People
 from cli.texts import scripts
-from cli.world import World
 from schemas import telephony
 from schemas.case import Personal
 from schemas.envelope import BY_BODY
@@ -760,16 +759,10 @@ def test_the_command_says_when_nothing_runs_and_what_is_missing(tmp_path):
 
 
 @pytest.fixture
-async def world(address, prefix, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOTLINE_KAFKA_BOOTSTRAP", address.kafka_bootstrap)
-    monkeypatch.setenv("HOTLINE_DATABASE_URL", address.database_url)
-    world = World(tmp_path / "world", prefix=f"{prefix}.")
-    place = world.start_stack()
-    await world.prepare(place)
-    world.start_stages(place, {"HOTLINE_RATE_WITHIN": "PT2S", "HOTLINE_SETTLE": "PT1S"})
+async def world(world):
+    world.start_stages(world.place(), {"HOTLINE_RATE_WITHIN": "PT2S", "HOTLINE_SETTLE": "PT1S"})
     await world.wait_ready()
-    yield world
-    world.stop_stages()
+    return world
 
 
 class Life:

@@ -17,7 +17,6 @@ from chassis.vault import Vault
 from cli.people import People
 from cli.tally import Counting
 from cli.traffic import Telephony, generated, recorded
-from cli.world import World
 from schemas.topics import STAGES
 from services.intake.app import STAGE as INTAKE
 from tests.conftest import eventually
@@ -83,17 +82,12 @@ class Running:
 
 
 @pytest.fixture
-async def running(address, prefix, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOTLINE_KAFKA_BOOTSTRAP", address.kafka_bootstrap)
-    monkeypatch.setenv("HOTLINE_DATABASE_URL", address.database_url)
-    world = World(tmp_path / "world", prefix=f"{prefix}.")
-    place = world.start_stack()
-    await world.prepare(place)
+async def running(world):
+    place = world.place()
     world.start_stages(place, {"HOTLINE_RATE_WITHIN": "PT2S", "HOTLINE_SETTLE": "PT1S"})
     await world.wait_ready()
     async with Running(world, place) as everything:
         yield everything
-    world.stop_stages()
 
 
 @pytest.mark.slow

@@ -62,13 +62,8 @@ class Alone:
 
 
 @pytest.fixture
-async def alone(address, prefix, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOTLINE_KAFKA_BOOTSTRAP", address.kafka_bootstrap)
-    monkeypatch.setenv("HOTLINE_DATABASE_URL", address.database_url)
-    world = World(tmp_path / "world", prefix=f"{prefix}.")
-    place = world.start_stack()
-    await world.prepare(place)
-    return Alone(world, place)
+async def alone(world):
+    return Alone(world, world.place())
 
 
 async def _ended(process: subprocess.Popen[bytes], within: float) -> int:

@@ -61,16 +61,6 @@ def write_model(folder, version="1", *, language="en", departments=ASSIGNABLE, e
     return model
 
 
-@pytest.fixture
-async def database(address, prefix):
-    schema = f"{prefix}_router"
-    await migrate(address.database_url, schema, ["chassis", "services.router"])
-    opened = Database(address.database_url, schema, role=role_of(schema))
-    await opened.open()
-    yield opened
-    await opened.close()
-
-
 class Router:
     """The stage, its database, its log, its vault; `model` is the installation's own."""
 

@@ -9,7 +9,6 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chassis.postgres import Database, migrate, role_of
 from services.router import reading as room
 from services.router.app import build
 from services.router.classifier.model import BadModel, save_model
@@ -33,16 +32,6 @@ from tests.router.given import RULES, RULES_TEXT, SURE, UNSURE, bundle, sealed_m
 
 OPEN = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
 DESK = Desk(RULES, load_departments(), audits=False)
-
-
-@pytest.fixture
-async def database(address, prefix):
-    schema = f"{prefix}_router"
-    await migrate(address.database_url, schema, ["chassis", "services.router"])
-    opened = Database(address.database_url, schema, role=role_of(schema))
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 class Clock:

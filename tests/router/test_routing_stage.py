@@ -9,13 +9,10 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-import structlog
 
 from chassis import failpoints
 from chassis.kafka import KafkaPublisher, whole
-from chassis.postgres import Database, migrate, role_of
 from chassis.roots import new_id
-from cli.world import World
 from schemas.case import Decision
 from schemas.router import CaseParked, CaseRouted, CommandRefused, RejectionRequested, TriageOverdue
 from services.router.classifier.model import save_model
@@ -42,17 +39,6 @@ from tests.router.given import (
 )
 
 pytestmark = pytest.mark.postgres
-
-
-@pytest.fixture
-async def database(address, prefix):
-    structlog.reset_defaults()  # a verb that was tested before has closed what it logged to
-    schema = f"{prefix}_router"
-    await migrate(address.database_url, schema, ["chassis", "services.router"])
-    opened = Database(address.database_url, schema, role=role_of(schema))
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
@@ -436,14 +422,8 @@ class Alone:
 
 
 @pytest.fixture
-async def alone(address, prefix, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOTLINE_KAFKA_BOOTSTRAP", address.kafka_bootstrap)
-    monkeypatch.setenv("HOTLINE_DATABASE_URL", address.database_url)
-    world = World(tmp_path / "world", prefix=f"{prefix}.")
-    place = world.start_stack()
-    await world.prepare(place)
-    yield Alone(world, place, tmp_path)
-    await asyncio.to_thread(world.stop_stages, ("router",))
+async def alone(world, tmp_path):
+    return Alone(world, world.place(), tmp_path)
 
 
 POINTS = ("before_store", "after_store", "after_publish", "after_mark", "after_commit")
