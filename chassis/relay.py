@@ -100,18 +100,6 @@ class Relay:
 
     # ------------------------------------------------------------ sending
 
-    async def accept(self, command: Body, *, uid: UUID | None = None) -> UUID:
-        """Store a command from a door; it reaches the stage's own topic even if Kafka is away now.
-
-        Returns the command's id; the verdict names it as its cause. Raises database errors.
-        """
-        command_id = uid or new_id()
-        message = self._message(command, command_id)
-        async with self._database.transaction() as tx:
-            await outbox.store(tx, new_batch_id(), [message], [None])
-        self.wake()
-        return command_id
-
     def wake(self) -> None:
         """Send soon what was just stored for the relay."""
         self._wake.set()

@@ -23,7 +23,6 @@ from services.router.rules import (
     Rule,
     Ruleset,
     View,
-    assign,
     decide,
     load_rules,
     parse_rules,
@@ -513,9 +512,12 @@ def test_the_text_is_what_the_customer_said():
 
 
 def test_a_case_without_its_text_is_assigned_by_its_fields():
-    assert assign(a_case(product="atm"), RULES).id == "cards"
-    assert assign(a_case(product="parking"), RULES) is None
-    assert assign(a_case(product="atm"), RULES, excluded=frozenset({"cards"})) is None
+    def rule(product, **options):
+        return decide(view_of(a_case(product=product), ZoneInfo(RULES.zone)), RULES, **options).rule
+
+    assert rule("atm").id == "cards"
+    assert rule("parking") is None
+    assert rule("atm", excluded=frozenset({"cards"})) is None
 
 
 # ------------------------------------------------------------ identity and reloading

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
-from zoneinfo import ZoneInfo
 
 from pydantic import (
     Discriminator,
@@ -26,7 +25,7 @@ from pydantic import (
 )
 
 from chassis.wallclock import ZoneName
-from schemas.case import Case, Severity
+from schemas.case import Severity
 from schemas.envelope import Code, Line
 from services.router.rules.conditions import Condition, Matched, Term, Test, compiled, depth, terms, trace
 from services.router.rules.phrases import Phrases
@@ -35,7 +34,7 @@ from services.router.rules.view import SEVERITIES, View, meant, view_of
 
 __all__ = [
     "ASSIGNABLE", "TRIAGE", "BadRules", "Department", "Fault", "Kept", "Loaded", "Matched", "Named",
-    "Narrowing", "Reload", "Rule", "RuleTest", "Ruled", "Ruleset", "Veto", "View", "assign", "decide",
+    "Narrowing", "Reload", "Rule", "RuleTest", "Ruled", "Ruleset", "Veto", "View", "decide",
     "load_rules", "parse_rules", "reload_rules", "view_of",
 ]  # fmt: skip
 
@@ -334,11 +333,6 @@ def _in_order(departments: AbstractSet[str]) -> tuple[str, ...]:
 def _raised(view: View, rule: Rule | None) -> Severity | None:
     wanted = rule.then.severity if rule else None
     return wanted if wanted and SEVERITIES.index(wanted) > SEVERITIES.index(view.severity) else None
-
-
-def assign(case: Case, ruleset: Ruleset, *, excluded: frozenset[str] = frozenset()) -> Rule | None:
-    """Choose the rule for a case whose text is not at hand; None means triage."""
-    return decide(view_of(case, ZoneInfo(ruleset.zone)), ruleset, excluded).rule
 
 
 # ------------------------------------------------------------ files
