@@ -383,7 +383,7 @@ class Observer:
                 continue
             self.ledger.apply(verdict)
             if verdict.handoff.owed.group == CANARY_GROUP:
-                self._canary.flagged(verdict.handoff.key, now_ms)
+                self._canary.flagged(verdict.handoff.key, epoch_ms())
                 self.ledger.waive(CANARY_GROUP, verdict.handoff.key, now_ms)
                 continue
             self._gauges.judged(verdict, now_ms)

@@ -53,7 +53,7 @@ class Canary:
             await asyncio.sleep(seconds)
 
     def flagged(self, key: bytes, now_ms: int) -> None:
-        """Note that a song was named as dropped."""
+        """Note that a song was named as dropped at `now_ms`, a time after its commit."""
         self.last_flagged_ms = now_ms
         sung = self._sung.pop(key, None)
         if sung is not None:
