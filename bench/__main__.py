@@ -131,6 +131,9 @@ class Bench:
             "cpu_ratio_vs_naive": ratio(cpu, self._plan.seed),
             "pss_mib": max(figures["pss_mib"] for figures in product),
             "wal_bytes_per_case": _median(product, "wal_bytes_per_case"),
+            "router_cases_per_core_s": round(
+                1e6 / statistics.median(figures["stage_us_per_case"]["router"] for figures in product)
+            ),
             "runs": {name: [done.figures() for done in list_] for name, list_ in runs.items()},
         }
 
@@ -205,6 +208,11 @@ def _show(report: dict[str, Any]) -> None:
             f"call to department at {rate} cases/s, p50 / p99", f"{times['p50']} / {times['p99']} ms", goal
         )
     table.add_row("memory of four stages under backlog", f"{report['pss_mib']} MiB PSS", "≤ 250 MiB")
+    table.add_row(
+        "cases per second of the router's own CPU, classifier on",
+        f"{report['router_cases_per_core_s']:,}",
+        "≥ 800",
+    )
     table.add_row("write-ahead log per case", f"{report['wal_bytes_per_case']:,.0f} B", "")
     growth = report["growth"]
     for name in ("cpu", "wal"):

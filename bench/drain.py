@@ -13,7 +13,7 @@ from typing import Any, Literal
 import asyncpg
 
 from bench.load import HANDLED_PER_CASE, Load
-from bench.measure import Cost, Meter, pss_mib
+from bench.measure import Cost, Meter, cpu_of, pss_mib
 from chassis.clock import monotonic
 from chassis.kafka import KafkaPublisher
 from chassis.roots import new_batch_id
@@ -37,6 +37,8 @@ class Drained:
     seconds: float
     cost: Cost
     pss_mib: float
+    each: dict[str, float]
+    """CPU seconds of each stage's own process."""
 
     def figures(self) -> dict[str, Any]:
         """The run as a row of the report."""
@@ -53,6 +55,9 @@ class Drained:
             "broker_us": round(self.cost.broker / self.handled * 1e6, 1),
             "wal_bytes_per_case": round(self.cost.wal / self.cases),
             "pss_mib": self.pss_mib,
+            "stage_us_per_case": {
+                stage: round(spent / self.cases * 1e6) for stage, spent in self.each.items()
+            },
         }
 
 
@@ -120,6 +125,7 @@ class Drain:
         pids = self._start(variant)
         await self._wait_started(variant)
         before, early = await self._meter.read(pids), await self._done_so_far(variant, since)
+        each_before = [cpu_of(pid) for pid in pids]
         started = looked = monotonic()
         pss = 0.0
         while not (await self._done_so_far(variant, since) >= expected and await self._idle()):
@@ -130,11 +136,19 @@ class Drain:
                 raise Incomplete(f"{await self._handled()} of {wanted} inputs handled after 900 s")
         seconds = monotonic() - started
         cost = await self._meter.read(pids) - before
+        spent = [cpu_of(pid) - earlier for pid, earlier in zip(pids, each_before, strict=True)]
         handled = expected - early
         self._stop(variant)
         if await self._handled() != wanted:
             raise Incomplete(f"{await self._handled()} inputs handled, {wanted} expected")
-        return Drained(round(handled / HANDLED_PER_CASE), handled, seconds, cost, pss)
+        return Drained(
+            round(handled / HANDLED_PER_CASE),
+            handled,
+            seconds,
+            cost,
+            pss,
+            dict(zip(STAGES, spent, strict=True)),
+        )
 
     async def _done_so_far(self, variant: Variant, since: int) -> int:
         """Ask cheaply, so that asking costs nothing: the product's own count, or the new rows."""

@@ -58,9 +58,9 @@ class Meter:
         finally:
             await connection.close()
         return Cost(
-            sum(_cpu(pid) for pid in workers),
-            _cpu(self._postgres, reaped=True) + sum(_cpu(pid) for pid in _children(self._postgres)),
-            _cpu(self._broker),
+            sum(cpu_of(pid) for pid in workers),
+            cpu_of(self._postgres, reaped=True) + sum(cpu_of(pid) for pid in _children(self._postgres)),
+            cpu_of(self._broker),
             wal,
         )
 
@@ -81,7 +81,8 @@ async def settled(database_url: str, within: float = 90) -> None:
         await connection.close()
 
 
-def _cpu(pid: int, *, reaped: bool = False) -> float:
+def cpu_of(pid: int, *, reaped: bool = False) -> float:
+    """CPU seconds of a process; with `reaped`, those of its ended children too; 0 once it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:
