@@ -11,7 +11,7 @@ from chassis.clock import monotonic, utc_now
 from chassis.failpoints import reach
 from chassis.faults import Bug, backoff, is_data_fault, is_transient
 from chassis.fold import Fold, Input
-from chassis.inbox import Seen, digest_of, seen_before
+from chassis.inbox import Seen, digest_of
 from chassis.log import get_logger
 from chassis.message import PASSED_OVER, PassedOver, Poison, Writer, read
 from chassis.metrics import StageMetrics
@@ -223,11 +223,12 @@ class Pass:
         if all(isinstance(item, PassedOver) for item in readable):
             return _Stored(None, [], offsets, {})
         current = Plan(new_batch_id(), utc_now())
-        async with self._database.transaction() as tx:
+        # Storing is one statement, whole or not at all. Only what an operator sends again is forgotten first.
+        again = any(SENT_AGAIN in dict(record.headers) for record in records)
+        async with self._database.transaction() if again else self._database.session() as tx:
             resend, repeat = await self._decide(tx, current, records, readable)
             await reach("before_store")
-            await plan.write(tx, current, self._stage.phase)
-            await self._project(tx, current)
+            await plan.write(tx, current, self._stage.phase, self._stage.copies)
         await reach("after_store")
         self._metrics.decided(current)
         return _Stored(current, resend, offsets, repeat)
@@ -241,15 +242,14 @@ class Pass:
     ) -> tuple[list[int], dict[int, set[str]]]:
         fold = Fold(self._stage, self._writer, current, self._seal)
         inputs, repeated = _distinct(records, readable)
-        seen = await seen_before(tx, [item.event.uid for item in inputs])
+        uids, keys = [item.event.uid for item in inputs], list({item.event.key for item in inputs})
+        found = await plan.look(tx, uids, keys, self._stage.state)
+        current.entities, seen = found.entities, found.seen
         repeat = await self._sent_again(tx, inputs, seen)
         fresh = [item for item in inputs if item.event.uid not in seen]
         repeated += [item for item in inputs if item.event.uid in seen]
-        keys = list({item.event.key for item in fresh})
-        if keys:
-            current.entities, awaited = await plan.load(tx, keys, self._stage.state)
-            if awaited:
-                await self._expect_parked(tx, fold, awaited)
+        if found.awaited:
+            await self._expect_parked(tx, fold, found.awaited)
         for record, poison in zip(records, readable, strict=True):
             if isinstance(poison, Poison):
                 fold.quarantine(record, poison)
@@ -264,11 +264,6 @@ class Pass:
         fold.finish()
         self._metrics.repeated(len(repeated))
         return sorted({known.batch for known in seen.values() if known.unpublished}), repeat
-
-    async def _project(self, tx: Tx, current: Plan) -> None:
-        changed = [entity.state for entity in current.entities.values() if entity.changed and entity.state]
-        if changed and self._stage.project is not None:
-            await self._stage.project(tx, changed)
 
     @staticmethod
     async def _sent_again(tx: Tx, inputs: Sequence[Input], seen: dict[UUID, Seen]) -> dict[int, set[str]]:

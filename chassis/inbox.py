@@ -28,16 +28,6 @@ def digest_of(value: bytes | None) -> int:
     return int.from_bytes(blake2b(value or b"", digest_size=8).digest(), "big") >> 1
 
 
-async def seen_before(tx: Tx, event_ids: Sequence[UUID]) -> dict[UUID, Seen]:
-    """Find which of these inputs were handled already."""
-    rows = await tx.fetch(
-        "select event_id, batch, digest, outcome, u.batch is not null as unpublished"
-        " from inbox left join unpublished u using (batch) where event_id = any($1::uuid[])",
-        event_ids,
-    )
-    return {row["event_id"]: Seen(*list(row.values())[1:]) for row in rows}
-
-
 async def forget(tx: Tx, event_ids: Sequence[UUID]) -> None:
     """Let these inputs be handled as if they had never come: an operator sends dead ones again."""
     await tx.execute("delete from inbox where event_id = any($1::uuid[])", event_ids)

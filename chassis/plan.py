@@ -8,8 +8,10 @@ from typing import Any
 from uuid import UUID
 
 from chassis import outbox
-from chassis.faults import ConcurrentWriter
+from chassis.copies import Copy, rewriting
+from chassis.inbox import Seen
 from chassis.postgres import Tx, columns
+from chassis.statement import Part, execute
 from chassis.step import Task
 from chassis.transport import Outgoing, Record
 from schemas.envelope import Body
@@ -86,28 +88,40 @@ class Plan:
         self.correlations.append(correlation)
 
 
-async def load(tx: Tx, keys: Sequence[str], state: type[Body]) -> tuple[dict[str, Entity], list[str]]:
-    """Read the entities of these keys as they stand, and those keys for which inputs wait."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of a batch's inputs: those handled before, the cases, keys for which inputs wait."""
+
+    seen: dict[UUID, Seen]
+    entities: dict[str, Entity]
+    awaited: list[str]
+
+
+async def look(tx: Tx, event_ids: Sequence[UUID], keys: Sequence[str], state: type[Body]) -> Found:
+    """Find what is known of these inputs and of these keys, in one round trip."""
     rows = await tx.fetch(
-        "select key, version, sequence, timers, document from entities where key = any($1::text[])"
-        " union all select distinct key, null::int, null::int, null, null from parked"
-        " where key = any($1::text[])",
+        "select key, version, sequence, timers, document, null::uuid as event_id, null::bigint as batch,"
+        " null::bigint as digest, null as outcome, null::boolean as unpublished"
+        " from entities where key = any($1::text[])"
+        " union all select distinct key, null::int, null::int, null, null, null::uuid, null::bigint,"
+        " null::bigint, null, null::boolean from parked where key = any($1::text[])"
+        " union all select null, null, null, null, null, event_id, batch, digest, outcome,"
+        " u.batch is not null from inbox left join unpublished u using (batch)"
+        " where event_id = any($2::uuid[])",
         keys,
+        event_ids,
     )
-    awaited = [row["key"] for row in rows if row["version"] is None]
-    entities = {
-        row["key"]: Entity(
-            row["key"],
-            state.parse(row["document"]),
-            row["version"],
-            row["version"],
-            row["sequence"],
-            read_timers(row["timers"]),
-        )
-        for row in rows
-        if row["version"] is not None
-    }
-    return entities, awaited
+    found = Found({}, {}, [])
+    for key, version, sequence, timers, document, event_id, *seen in rows:
+        if event_id is not None:
+            found.seen[event_id] = Seen(*seen)
+        elif version is None:
+            found.awaited.append(key)
+        else:
+            found.entities[key] = Entity(
+                key, state.parse(document), version, version, sequence, read_timers(timers)
+            )
+    return found
 
 
 def read_timers(text: str) -> dict[str, datetime]:
@@ -147,54 +161,65 @@ class _Kept:
         self.headers = outbox.unpack(row["headers"])  # type: ignore[arg-type]
 
 
-_WRITE = """
-with seen as (
-    insert into inbox (event_id, batch, digest, outcome)
-    select e, $1, d, r from unnest($3::uuid[], $4::bigint[], $5::text[]) as x(e, d, r)
-    on conflict do nothing returning 1
-), created as (
-    insert into entities (key, version, sequence, wake_at, updated_at, phase, timers, document)
-    select k, v, s, w, $2, p, t, j
-    from unnest($6::text[], $7::int[], $8::int[], $9::timestamptz[], $10::text[], $11::text[], $12::text[])
-        as x(k, v, s, w, p, t, j)
-    on conflict do nothing returning 1
-), moved as (
-    update entities
-    set version = v, sequence = s, wake_at = w, updated_at = $2, phase = p, timers = t, document = j
-    from unnest($13::text[], $14::int[], $15::int[], $16::timestamptz[], $17::text[], $18::text[],
-                $19::text[], $20::int[]) as x(k, v, s, w, p, t, j, base)
-    where key = k and version = base returning 1
-), said as (
-    insert into outbox (batch, ordinal, topic, key, headers, value, correlation)
-    select $1, o, t, k, h, b, c
-    from unnest($21::int[], $22::text[], $23::bytea[], $24::bytea[], $25::bytea[], $26::text[])
-        as x(o, t, k, h, b, c)
-), pending as (
-    insert into unpublished (batch, relay) select $1, false where cardinality($21::int[]) > 0
+_SEEN = (
+    "insert into inbox (event_id, batch, digest, outcome)"
+    " select e, $1, d, r from unnest($2::uuid[], $3::bigint[], $4::text[]) as x(e, d, r)"
+    " on conflict do nothing"
 )
-select (select count(*) from seen) as seen, (select count(*) from created) as created,
-       (select count(*) from moved) as moved
-"""
+_CREATED = (
+    "insert into entities (key, version, sequence, wake_at, updated_at, phase, timers, document)"
+    " select k, v, s, w, $1, p, t, j from unnest($2::text[], $3::int[], $4::int[], $5::timestamptz[],"
+    " $6::text[], $7::text[], $8::text[]) as x(k, v, s, w, p, t, j) on conflict do nothing"
+)
+_MOVED = (
+    "update entities"
+    " set version = v, sequence = s, wake_at = w, updated_at = $1, phase = p, timers = t, document = j"
+    " from unnest($2::text[], $3::int[], $4::int[], $5::timestamptz[], $6::text[], $7::text[], $8::text[],"
+    " $9::int[]) as x(k, v, s, w, p, t, j, base) where key = k and version = base"
+)
+_SAID = (
+    "insert into outbox (batch, ordinal, topic, key, headers, value, correlation)"
+    " select $1, o, t, k, h, b, c from unnest($2::int[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[],"
+    " $7::text[]) as x(o, t, k, h, b, c)"
+)
+_PENDING = "insert into unpublished (batch, relay) values ($1, false)"
+_TASKED = (
+    "insert into tasks (task_id, key, name, due_at, data)"
+    " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[])"
+)
+_PARKED = (
+    "insert into parked (event_id, key, topic, message_key, headers, value, until)"
+    " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[],"
+    " $7::timestamptz[])"
+)
+_UNPARKED = "delete from parked where event_id = any($1::uuid[])"
+_QUARANTINED = (
+    "insert into quarantine (quarantine_id, topic, partition, record_offset, reason, explanation, sealed,"
+    " first_seen) select i, t, p, o, r, x, s, $1 from unnest($2::uuid[], $3::text[], $4::int[],"
+    " $5::bigint[], $6::text[], $7::text[], $8::bytea[]) as q(i, t, p, o, r, x, s) on conflict do nothing"
+)
 
 
-async def write(tx: Tx, plan: Plan, phase: Callable[[Any], str]) -> None:
-    """Store a plan; raises ConcurrentWriter when another process handled or changed the same."""
+async def write(tx: Tx, plan: Plan, phase: Callable[[Any], str], copies: Sequence[Copy] = ()) -> None:
+    """Store a plan and the reading copies of what it changes; raises ConcurrentWriter, and stores nothing,
+    when another process handled or changed the same.
+    """
     changed = [entity for entity in plan.entities.values() if entity.changed]
     new = [entity for entity in changed if entity.base is None]
     old = [entity for entity in changed if entity.base is not None]
-    row = await tx.fetchrow(
-        _WRITE,
-        plan.batch,
-        plan.now,
-        *columns(plan.inbox, 3),
-        *_entity_columns(new, phase),
-        *_entity_columns(old, phase),
-        [entity.base for entity in old],
-        *_message_columns(plan),
-    )
-    if (row["seen"], row["created"], row["moved"]) != (len(plan.inbox), len(new), len(old)):
-        raise ConcurrentWriter("another process of this stage worked on the same case")
-    await write_rare(tx, plan)
+    parts = []
+    if plan.inbox:
+        parts.append(Part("seen", _SEEN, [plan.batch, *columns(plan.inbox, 3)], len(plan.inbox)))
+    if new:
+        parts.append(Part("created", _CREATED, [plan.now, *_entity_columns(new, phase)], len(new)))
+    if old:
+        moved = [plan.now, *_entity_columns(old, phase), [entity.base for entity in old]]
+        parts.append(Part("moved", _MOVED, moved, len(old)))
+    if plan.outgoing:
+        parts.append(Part("said", _SAID, [plan.batch, *_message_columns(plan)]))
+        parts.append(Part("pending", _PENDING, [plan.batch]))
+    states = [entity.state for entity in changed if entity.state is not None]
+    await execute(tx, [*parts, *rare_parts(plan), *rewriting(copies, states)])
 
 
 def _entity_columns(entities: Sequence[Entity], phase: Callable[[Any], str]) -> list[list[Any]]:
@@ -221,39 +246,22 @@ def _message_columns(plan: Plan) -> list[list[Any]]:
     ]
 
 
-async def write_rare(tx: Tx, plan: Plan) -> None:
-    """Store what most batches do not have: tasks, parked inputs, quarantined records."""
+def rare_parts(plan: Plan) -> list[Part]:
+    """What most batches do not have: tasks, parked inputs, quarantined records."""
+    parts = []
     if plan.tasks:
-        await tx.execute(
-            "insert into tasks (task_id, key, name, due_at, data)"
-            " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[])",
-            *columns(
-                [
-                    (uid, key, task.name, task.due_at, task.data.to_bytes().decode())
-                    for uid, key, task in plan.tasks
-                ],
-                5,
-            ),
-        )
+        rows = [
+            (uid, key, task.name, task.due_at, task.data.to_bytes().decode()) for uid, key, task in plan.tasks
+        ]
+        parts.append(Part("tasked", _TASKED, columns(rows, 5)))
     if plan.parked:
-        await tx.execute(
-            "insert into parked (event_id, key, topic, message_key, headers, value, until)"
-            " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],"
-            " $6::bytea[], $7::timestamptz[])",
-            *columns([_parked_row(parked) for parked in plan.parked.values()], 7),
-        )
+        parts.append(Part("parking", _PARKED, columns(map(_parked_row, plan.parked.values()), 7)))
     if plan.unparked:
-        await tx.execute("delete from parked where event_id = any($1::uuid[])", plan.unparked)
+        parts.append(Part("unparked", _UNPARKED, [plan.unparked]))
     if plan.quarantined:
-        await tx.execute(
-            "insert into quarantine (quarantine_id, topic, partition, record_offset, reason,"
-            " explanation, sealed, first_seen)"
-            " select i, t, p, o, r, x, s, $8 from unnest($1::uuid[], $2::text[], $3::int[],"
-            " $4::bigint[], $5::text[], $6::text[], $7::bytea[]) as q(i, t, p, o, r, x, s)"
-            " on conflict do nothing",
-            *columns([_quarantine_row(letter) for letter in plan.quarantined], 7),
-            plan.now,
-        )
+        letters = columns(map(_quarantine_row, plan.quarantined), 7)
+        parts.append(Part("quarantined", _QUARANTINED, [plan.now, *letters]))
+    return parts
 
 
 def _parked_row(parked: Parked) -> tuple[Any, ...]:

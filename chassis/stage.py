@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeAlias
 
+from chassis.copies import Copy
 from chassis.plan import DueTask
 from chassis.postgres import Tx
 from chassis.step import Decisions, Event
@@ -19,13 +20,9 @@ Prepare: TypeAlias = Callable[[Tx, Sequence[Event[Any]], Any], Awaitable[Any]]
 """Reads what the decisions of a batch need beyond the case itself; gives the batch's policy."""
 
 
-Project: TypeAlias = Callable[[Tx, Sequence[Any]], Awaitable[None]]
-"""Rewrites a stage's reading copies from the states that a batch changed, in the same transaction."""
-
-
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One of the four stages: its decisions by input, the state it keeps, the events it may say."""
+    """One of the four stages: its decisions by input, its state and copies of it, the events it may say."""
 
     name: str
     state: type[Body]
@@ -36,7 +33,7 @@ class Stage:
     command_refused: type[Body]
     policy: Any = None
     prepare: Prepare | None = None
-    project: Project | None = None
+    copies: tuple[Copy, ...] = ()
     wait_at_most: timedelta = timedelta(minutes=10)
     workers: Mapping[str, Worker] = field(default_factory=dict)
 

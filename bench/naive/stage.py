@@ -27,12 +27,13 @@ from chassis.kafka import KafkaPublisher
 from chassis.message import Writer, read
 from chassis.metrics import StageMetrics
 from chassis.outbox import pack
-from chassis.plan import Entity, Plan, parked_for, read_timers, timers_text, write_rare
+from chassis.plan import Entity, Plan, parked_for, rare_parts, read_timers, timers_text
 from chassis.postgres import Database, role_of
 from chassis.relay import Relay
 from chassis.roots import new_batch_id
 from chassis.settings import load_settings
 from chassis.stage import Stage
+from chassis.statement import execute
 from chassis.step import Event
 from chassis.transport import partition_for
 from chassis.vault import SCHEMA, FileKey, Vault
@@ -137,7 +138,7 @@ class NaiveStage:
                 out.value,
                 correlation,
             )
-        await write_rare(tx, replace(plan, tasks=[], quarantined=[]))
+        await execute(tx, rare_parts(replace(plan, tasks=[], quarantined=[])))
         for uid, key, task in plan.tasks:
             await tx.execute(
                 "insert into tasks (task_id, key, name, due_at, data) values ($1, $2, $3, $4, $5)",

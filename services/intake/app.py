@@ -44,6 +44,7 @@ STAGE = Stage(
     timer_fired=intake.TimerFired,
     command_refused=intake.CommandRefused,
     policy=Policy(),
+    copies=store.COPIES,
 )
 
 
@@ -86,4 +87,4 @@ def build(settings: Settings, _: Vault) -> Stage:
         callback_spacing=settings.callback_spacing,
         repeat_within=settings.repeat_within,
     )
-    return replace(STAGE, policy=policy, prepare=look_up, project=store.write_calls)
+    return replace(STAGE, policy=policy, prepare=look_up)

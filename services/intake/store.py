@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from chassis.postgres import Tx, columns
+from chassis.copies import Copy
+from chassis.postgres import Tx
 from services.intake.contact import Contact, Visit
 from services.intake.domain import Known
 
@@ -45,54 +46,6 @@ async def contacts_of(tx: Tx, cases: Sequence[UUID]) -> dict[UUID, int]:
         cases,
     )
     return {row["case_id"]: row["contacts"] for row in rows}
-
-
-_WRITE_CALLS = """
-with written as (
-    insert into calls (call_id, source, customer_ref, language, phase, first_at, ended_at, cause, refused,
-        refused_by, closed_for, case_id, repeat_no, reason_topic, reason_text, told_at, told_place, told_ms,
-        told_about, told_at_most,
-        callback_state, callback_due, callback_queue, callback_ref, callback_number, callback_attempts,
-        waiting_since)
-    select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[],
-        $7::timestamptz[], $8::text[], $9::text[], $10::text[], $11::text[], $12::uuid[], $13::int[],
-        $14::text[], $15::text[], $16::timestamptz[], $17::int[], $18::int[], $19::int[], $20::int[],
-        $21::text[], $22::timestamptz[], $23::text[], $24::text[], $25::text[], $26::int[],
-        $27::timestamptz[])
-    on conflict (call_id) do update set
-        source = excluded.source, customer_ref = excluded.customer_ref, language = excluded.language,
-        phase = excluded.phase, first_at = excluded.first_at, ended_at = excluded.ended_at,
-        cause = excluded.cause, refused = excluded.refused, refused_by = excluded.refused_by,
-        closed_for = excluded.closed_for, case_id = excluded.case_id, repeat_no = excluded.repeat_no,
-        reason_topic = excluded.reason_topic, reason_text = excluded.reason_text,
-        told_at = excluded.told_at, told_place = excluded.told_place, told_ms = excluded.told_ms,
-        told_about = excluded.told_about, told_at_most = excluded.told_at_most,
-        callback_state = excluded.callback_state, callback_due = excluded.callback_due,
-        callback_queue = excluded.callback_queue, callback_ref = excluded.callback_ref,
-        callback_number = excluded.callback_number,
-        callback_attempts = excluded.callback_attempts, waiting_since = excluded.waiting_since
-)
-insert into visits (call_id, visit, queue, priority, queued_at, answered_at, left_at, left_for, agent,
-    wait_ms, talk_ms, talk_ended_at, hold_ms, acw_ms)
-select * from unnest($28::text[], $29::int[], $30::text[], $31::int[], $32::timestamptz[], $33::timestamptz[],
-    $34::timestamptz[], $35::text[], $36::text[], $37::int[], $38::int[], $39::timestamptz[],
-    $40::int[], $41::int[])
-on conflict (call_id, visit) do update set
-    queue = excluded.queue, priority = excluded.priority, queued_at = excluded.queued_at,
-    answered_at = excluded.answered_at, left_at = excluded.left_at, left_for = excluded.left_for,
-    agent = excluded.agent, wait_ms = excluded.wait_ms, talk_ms = excluded.talk_ms,
-    talk_ended_at = excluded.talk_ended_at, hold_ms = excluded.hold_ms, acw_ms = excluded.acw_ms
-"""
-
-
-async def write_calls(tx: Tx, contacts: Sequence[Any]) -> None:
-    """Rewrite the reading copy of these contacts, in the transaction that stores them."""
-    visits = [(contact, visit) for contact in contacts for visit in contact.visits]
-    await tx.execute(
-        _WRITE_CALLS,
-        *columns([_call_row(contact) for contact in contacts], 27),
-        *columns([_visit_row(contact, visit) for contact, visit in visits], 14),
-    )
 
 
 def _call_row(contact: Contact) -> tuple[Any, ...]:
@@ -148,3 +101,29 @@ def _visit_row(contact: Contact, visit: Visit) -> tuple[Any, ...]:
         contact.hold_ms if mine else 0,
         contact.wrapped_up.get(visit.agent or "", 0),
     )
+
+
+_CALLS = {
+    "call_id": "text", "source": "text", "customer_ref": "text", "language": "text", "phase": "text",
+    "first_at": "timestamptz", "ended_at": "timestamptz", "cause": "text", "refused": "text",
+    "refused_by": "text", "closed_for": "text", "case_id": "uuid", "repeat_no": "int",
+    "reason_topic": "text", "reason_text": "text", "told_at": "timestamptz", "told_place": "int",
+    "told_ms": "int", "told_about": "int", "told_at_most": "int", "callback_state": "text",
+    "callback_due": "timestamptz", "callback_queue": "text", "callback_ref": "text",
+    "callback_number": "text", "callback_attempts": "int", "waiting_since": "timestamptz",
+}  # fmt: skip
+_VISITS = {
+    "call_id": "text", "visit": "int", "queue": "text", "priority": "int", "queued_at": "timestamptz",
+    "answered_at": "timestamptz", "left_at": "timestamptz", "left_for": "text", "agent": "text",
+    "wait_ms": "int", "talk_ms": "int", "talk_ended_at": "timestamptz", "hold_ms": "int", "acw_ms": "int",
+}  # fmt: skip
+COPIES = (
+    Copy("calls", ("call_id",), _CALLS, lambda contact: [_call_row(contact)]),
+    Copy(
+        "visits",
+        ("call_id", "visit"),
+        _VISITS,
+        lambda contact: [_visit_row(contact, visit) for visit in contact.visits],
+    ),
+)
+"""Intake's reading copies of its contacts."""

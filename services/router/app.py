@@ -30,7 +30,7 @@ STAGE = Stage(
     timer_fired=router.TimerFired,
     command_refused=router.CommandRefused,
     policy=Policy(),
-    project=store.write_routings,
+    copies=(store.ROUTINGS,),
 )
 
 

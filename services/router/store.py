@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from chassis.postgres import Tx, columns
+from chassis.copies import Copy
+from chassis.postgres import Tx
 from schemas.case import Case
 from services.router.domain import Routing
 
@@ -17,17 +18,6 @@ _COLUMNS = {
     "model_sha256": "text", "abstained": "text", "degraded": "text", "audit": "bool", "label": "text",
     "label_source": "text", "label_at": "timestamptz",
 }  # fmt: skip
-_WRITE = (
-    f"insert into routings ({', '.join(_COLUMNS)}) select * from unnest("
-    + ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(_COLUMNS.values(), 1))
-    + ") on conflict (case_id) do update set "
-    + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS if name != "case_id")
-)
-
-
-async def write_routings(tx: Tx, routings: Sequence[Any]) -> None:
-    """Rewrite the reading copy of these cases, in the transaction that stores them."""
-    await tx.execute(_WRITE, *columns([_row(routing) for routing in routings], len(_COLUMNS)))
 
 
 def _row(routing: Routing) -> tuple[Any, ...]:
@@ -61,6 +51,10 @@ def _row(routing: Routing) -> tuple[Any, ...]:
         label.source if label else None,
         label.at if label else None,
     )
+
+
+ROUTINGS = Copy("routings", ("case_id",), _COLUMNS, lambda routing: [_row(routing)])
+"""The router's reading copy of its cases."""
 
 
 async def cases_of(tx: Tx, keys: Sequence[str]) -> list[Case]:

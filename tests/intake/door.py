@@ -5,12 +5,13 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from chassis.copies import rewriting
 from chassis.health import Health
 from chassis.memory import MemoryLog
 from chassis.metrics import StageMetrics
 from chassis.relay import Relay
+from chassis.statement import execute
 from schemas.envelope import BY_BODY
-from services.intake import store
 from services.intake.app import STAGE
 from services.intake.door.access import Access
 from services.intake.door.app import web
@@ -34,7 +35,7 @@ class DoorRig:
     async def calls(self, *contacts):
         """Put contacts into the reading copy, as the stage would."""
         async with self.database.session() as tx:
-            await store.write_calls(tx, contacts)
+            await execute(tx, rewriting(STAGE.copies, contacts))
 
     async def rows(self, sql, *args):
         async with self.database.session() as tx:

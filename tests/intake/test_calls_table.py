@@ -19,7 +19,7 @@ from services.intake.domain import Policy
 from services.intake.door.cases import Standing, note
 from tests.given import NOW, SEALED, a_case, call, ended, event, message, record_request, recorded, routed
 
-STORED = replace(STAGE, policy=Policy(), prepare=look_up, project=store.write_calls)
+STORED = replace(STAGE, policy=Policy(), prepare=look_up)
 
 
 class Rig:

@@ -27,7 +27,6 @@ from chassis.relay import Relay
 from chassis.roots import new_id
 from schemas import intake, telephony
 from schemas.case import Personal
-from services.intake import store
 from services.intake.app import STAGE, look_up
 from services.intake.customers.record import Person
 from services.intake.desk.checklist import load_checklists
@@ -47,7 +46,7 @@ pytestmark = pytest.mark.postgres
 PHONE = "+8613800138000"
 CARD = "6222021234567894"
 assert luhn.is_valid(CARD)
-INTAKE = replace(STAGE, policy=Policy(), prepare=look_up, project=store.write_calls)
+INTAKE = replace(STAGE, policy=Policy(), prepare=look_up)
 CASE = {
     "language": "zh",
     "category": "dispute",

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from chassis.clock import utc_now
 from chassis.postgres import Database, migrate, role_of
 from chassis.roots import new_id
+from chassis.statement import execute
 from cli import model as verbs
 from cli.rules import rules_app
 from cli.world import Place
@@ -89,7 +90,7 @@ class Hotline:
                 [str(one.case.case_id) for one in known],
                 [one.to_bytes().decode() for one in known],
             )
-            await store.write_routings(tx, known)
+            await execute(tx, [store.ROUTINGS.part(known)])
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter, defaultdict
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -326,28 +327,22 @@ class Refusing:
 
     def __init__(self, database, key):
         self._database, self._key = database, key
-        self.session = database.session
 
-    def transaction(self):
-        from contextlib import asynccontextmanager
-
-        @asynccontextmanager
-        async def opened():
-            async with self._database.transaction() as tx:
-                yield RefusingTx(tx, self._key)
-
-        return opened()
+    @asynccontextmanager
+    async def session(self):
+        async with self._database.session() as tx:
+            yield RefusingTx(tx, self._key)
 
 
 class RefusingTx:
     def __init__(self, tx, key):
         self._tx, self._key = tx, key
-        self.fetch, self.execute, self.fetchval = tx.fetch, tx.execute, tx.fetchval
+        self.fetch, self.execute = tx.fetch, tx.execute
 
-    async def fetchrow(self, sql, *args):
+    async def fetchval(self, sql, *args):
         if any(isinstance(arg, list) and self._key in arg for arg in args):
             await self._tx.fetchval("select 'abc\\'::bytea")
-        return await self._tx.fetchrow(sql, *args)
+        return await self._tx.fetchval(sql, *args)
 
 
 @pytest.mark.parametrize(
