@@ -1,9 +1,16 @@
-"""What a process tells about itself: alive, ready, metrics; for probes and for `hotline status`."""
+"""What a process tells about itself: alive, ready, metrics; for probes and for `hotline status`.
+
+Who asks from this machine is told everything. Who asks from elsewhere needs the token of `http_token_file`,
+but for one word: that the process is alive, which whoever must restart it asks without a secret.
+"""
 
 import asyncio
+import hmac
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +39,14 @@ class Health:
         self.waiting_for[part] = why
 
 
-def application(health: Health, registry: CollectorRegistry) -> Starlette:
-    """Build the endpoints `/healthz`, `/readyz` and `/metrics`."""
+def application(health: Health, registry: CollectorRegistry, token_file: Path | None = None) -> Starlette:
+    """Build the endpoints `/healthz`, `/readyz` and `/metrics`; the token is read anew for each request.
 
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"alive": True, **health.facts()})
+    Requests from elsewhere are answered 403 without a token file, 401 without its token.
+    """
+
+    async def healthz(request: Request) -> Response:
+        return JSONResponse({"alive": True, **(health.facts() if _is_local(request) else {})})
 
     async def readyz(_: Request) -> Response:
         waiting = dict(health.waiting_for)
@@ -46,16 +56,66 @@ def application(health: Health, registry: CollectorRegistry) -> Starlette:
     async def metrics(_: Request) -> Response:
         return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
+    def guarded(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def guard(request: Request) -> Response:
+            return (None if _is_local(request) else _refusal(request, token_file)) or await answer(request)
+
+        return guard
+
     return Starlette(
-        routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", guarded(readyz)),
+            Route("/metrics", guarded(metrics)),
+        ]
     )
+
+
+def _is_local(request: Request) -> bool:
+    try:
+        address = ip_address(request.client.host if request.client else "")
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _refusal(request: Request, token_file: Path | None) -> Response | None:
+    """Say no to whoever does not show the token; None to whoever does."""
+    if token_file is None:
+        why, next_step = "only this machine may ask", "set HOTLINE_HTTP_TOKEN_FILE, and send its token"
+        return JSONResponse({"error": "not_allowed", "why": why, "next": next_step}, 403)
+    try:
+        token = token_file.read_bytes().strip()
+    except OSError:
+        token = b""
+    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+    # Digests are of one length, so that the time to compare tells nothing of the token.
+    same = hmac.compare_digest(sha256(sent.strip().encode()).digest(), sha256(token).digest())
+    if token and scheme.lower() == "bearer" and same:
+        return None
+    why, next_step = (
+        "not the token of this process",
+        "send Authorization: Bearer … with the token of its file",
+    )
+    body = {"error": "not_allowed", "why": why, "next": next_step}
+    return JSONResponse(body, 401, headers={"www-authenticate": "Bearer"})
 
 
 class Server:
     """An HTTP server inside a stage's event loop."""
 
     def __init__(self, app: ASGIApp, host: str, port: int, port_file: Path | None) -> None:
-        config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="off")
+        config = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            # A proxy of this machine says for whom it asks; nobody else may claim to be this machine.
+            forwarded_allow_ips=["127.0.0.1", "::1"],
+        )
         self._server = uvicorn.Server(config)
         self._port_file = port_file
         self._task: asyncio.Task[None] | None = None

@@ -64,7 +64,7 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         server = Server(
-            application(self._health, self._metrics.registry),
+            application(self._health, self._metrics.registry, self._settings.http_token_file),
             self._settings.http_host,
             self._settings.http_port,
             self._settings.port_file,

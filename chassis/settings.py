@@ -3,17 +3,21 @@
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chassis.faults import Misconfigured
 from chassis.kafka import Connection
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+SHORTEST_TOKEN = 16
 
 
 class Settings(BaseSettings):
-    """Where the infrastructure is, and how this process listens."""
+    """Where the infrastructure is, and how this process listens.
+
+    Whoever asks from another machine shows the token that `http_token_file` holds (`chassis/health.py`).
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="HOTLINE_", extra="ignore", hide_input_in_errors=True, secrets_dir=None
@@ -31,10 +35,26 @@ class Settings(BaseSettings):
     log_level: str = Field(default="INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")
     stalled_after_s: float = Field(default=60, gt=0)
 
+    @field_validator("http_token_file")
+    @classmethod
+    def _holds_a_token(cls, path: Path | None) -> Path | None:
+        """A process that nobody could ask is found out when it starts, not at the first question."""
+        try:
+            token = path.read_text("ascii").strip() if path is not None else None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: {type(error).__name__}; give a readable file with one token") from None
+        if token is not None and len(token) < SHORTEST_TOKEN:
+            raise ValueError(
+                f"{path}: its token has fewer than {SHORTEST_TOKEN} characters; make a longer one"
+            )
+        return path
+
     @model_validator(mode="after")
     def _no_open_door(self) -> Self:
         if self.http_host not in LOOPBACK and self.http_token_file is None:
-            raise ValueError("http_host is not loopback: set http_token_file, or listen on 127.0.0.1")
+            raise ValueError(
+                "HOTLINE_HTTP_HOST is not loopback: set HOTLINE_HTTP_TOKEN_FILE, or listen on 127.0.0.1"
+            )
         return self
 
     @property
