@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry
 from chassis.metrics import StageMetrics
 from chassis.transport import Place
 from observer.metrics import STATUSES, ObserverMetrics
+from services.intake.door.house import House
+from services.intake.door.switches import Switches
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"
@@ -43,7 +45,7 @@ def dashboard_exprs() -> list[str]:
 
 def metrics_in(expr: str) -> set[str]:
     words = re.findall(r"[a-z_]+", expr)
-    return {word for word in words if word.startswith(("pipeline_", "handoff_"))}
+    return {word for word in words if word.startswith(("pipeline_", "handoff_", "door_"))}
 
 
 def exported_by(registry: CollectorRegistry) -> set[str]:
@@ -55,6 +57,12 @@ def exported_by(registry: CollectorRegistry) -> set[str]:
 
 def observer_metrics() -> ObserverMetrics:
     return ObserverMetrics([EDGE], ["router"], ["intake.cases"], ["router"])
+
+
+def door_registry() -> CollectorRegistry:
+    house = House(None, None, None, None, None)  # type: ignore[arg-type] # its metrics need no rooms
+    Switches(house, {})
+    return house.metrics.registry
 
 
 def samples_of(metrics: ObserverMetrics, name: str) -> dict[tuple[str, ...], float]:
@@ -71,6 +79,7 @@ def samples_of(metrics: ObserverMetrics, name: str) -> dict[tuple[str, ...], flo
 
 def test_every_metric_of_rules_and_dashboard_is_exported():
     exported = exported_by(observer_metrics().registry) | exported_by(StageMetrics("router").registry)
+    exported |= exported_by(door_registry())
     named = {name for rule in alerts() for name in metrics_in(rule["expr"])}
     drawn = {name for expr in dashboard_exprs() for name in metrics_in(expr)}
     assert named
