@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from schemas import intake, telephony
 from schemas.intake import AttachmentRequested as Attachment
 from services.intake import store
 from services.intake.contact import Contact
-from services.intake.domain import DECISIONS, Policy
+from services.intake.domain import DECISIONS, Known, Policy
 from services.intake.settings import IntakeSettings
 
 STAGE = Stage(
@@ -58,12 +59,46 @@ async def look_up(tx: Tx, events: Sequence[Event[Any]], policy: Policy) -> Polic
     refs = {body.customer_ref for body in bodies if isinstance(body, telephony.CallOffered)} - {None}
     if refs:
         since = utc_now() - policy.repeat_within
-        policy = replace(policy, known=await store.known_callers(tx, sorted(map(str, refs)), since))
+        known = await store.known_callers(tx, sorted(map(str, refs)), since)
+        policy = replace(policy, known=known, rung_before=await _rung_before(tx, events, since))
     attachments = [(event.uid, event.body) for event in events if isinstance(event.body, Attachment)]
     if attachments:
         contacts = await store.contacts_of(tx, list({body.to_case_id for _, body in attachments}))
         policy = replace(policy, contacts_of=contacts, attached_before=_attached_before(attachments))
     return policy
+
+
+async def _rung_before(tx: Tx, events: Sequence[Event[Any]], since: datetime) -> dict[UUID, Known]:
+    """Tell for each ring what its batch adds to what is known of the caller: rings and wishes before it.
+
+    Calls of one customer lie in several partitions, so the time of the facts is their order, not the reading.
+    """
+    kinds = (telephony.CallOffered, telephony.CallbackRequested)
+    told = [(event.uid, event.body) for event in events if isinstance(event.body, kinds)]
+    refs = {
+        body.call_id: body.customer_ref
+        for _, body in told
+        if isinstance(body, telephony.CallOffered) and body.customer_ref
+    }
+    if len(set(refs.values())) == len(refs):
+        return {}
+    # The calls whose first ring was read earlier are counted in the store.
+    counted = await store.known_calls(tx, list(refs))
+    before: dict[str, Known] = defaultdict(Known)
+    found: dict[UUID, Known] = {}
+    for uid, body in sorted(told, key=lambda one: one[1].occurred_at):
+        ref = refs.get(body.call_id)
+        if ref is None:
+            continue
+        known = before[ref]
+        if isinstance(body, telephony.CallbackRequested):
+            before[ref] = known.plus(Known(callbacks=(body.call_id,)))
+            continue
+        found[uid] = known
+        if body.call_id not in counted and body.occurred_at > since:
+            counted.add(body.call_id)
+            before[ref] = known.plus(Known(contacts=1))
+    return found
 
 
 def _attached_before(attachments: Sequence[tuple[UUID, Attachment]]) -> dict[UUID, int]:

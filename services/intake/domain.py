@@ -72,13 +72,20 @@ class Known:
     open_cases: tuple[UUID, ...] = ()
     callbacks: tuple[str, ...] = ()
 
+    def plus(self, more: "Known") -> "Known":
+        """Add what came after."""
+        return Known(
+            self.contacts + more.contacts, self.open_cases + more.open_cases, self.callbacks + more.callbacks
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The manager's times and caps, and what this batch needs from the store.
 
-    `numbers`: case numbers by command; `known`: callers by customer reference; `contacts_of`: how many
-    contacts a case has had, by case; `attached_before`: how many more this batch adds before a command.
+    `numbers`: case numbers by command; `known`: callers by customer reference; `rung_before`: what this
+    batch adds to that before a ring; `contacts_of`: how many contacts a case has had, by case;
+    `attached_before`: how many more this batch adds before a command.
     """
 
     wrap_up: timedelta = timedelta(minutes=10)
@@ -93,6 +100,7 @@ class Policy:
     repeat_escalates_at: int = 3
     numbers: Mapping[UUID, int] = field(default_factory=dict)
     known: Mapping[str, Known] = field(default_factory=dict)
+    rung_before: Mapping[UUID, Known] = field(default_factory=dict)
     contacts_of: Mapping[UUID, int] = field(default_factory=dict)
     attached_before: Mapping[UUID, int] = field(default_factory=dict)
 
@@ -124,6 +132,7 @@ def on_offered(event: Event[CallOffered], state: Contact | None, now: datetime, 
     said: list[Body] = []
     if first and body.customer_ref is not None:
         known = policy.known.get(body.customer_ref, Known())
+        known = known.plus(policy.rung_before.get(event.uid, Known()))
         if known.contacts or known.open_cases:
             contact = contact.model_copy(update={"repeat": known.contacts + 1})
             said.append(_repeat(contact, known, policy))

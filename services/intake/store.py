@@ -39,6 +39,14 @@ async def known_callers(tx: Tx, refs: Sequence[str], since: datetime) -> dict[st
     }
 
 
+async def known_calls(tx: Tx, call_ids: Sequence[str]) -> set[str]:
+    """Tell which of these calls are known already, with their customer."""
+    rows = await tx.fetch(
+        "select call_id from calls where call_id = any($1::text[]) and customer_ref is not null", call_ids
+    )
+    return {row["call_id"] for row in rows}
+
+
 async def contacts_of(tx: Tx, cases: Sequence[UUID]) -> dict[UUID, int]:
     """Count the calls about each of these cases, the one that recorded it included."""
     rows = await tx.fetch(

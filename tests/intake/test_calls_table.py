@@ -16,7 +16,7 @@ from schemas import feedback, intake, telephony
 from services.intake import store
 from services.intake.app import STAGE, look_up
 from services.intake.domain import Policy
-from services.intake.door.cases import Standing, note
+from services.intake.door.cases import Standing, keep, note
 from tests.given import NOW, SEALED, a_case, call, ended, event, message, record_request, recorded, routed
 
 STORED = replace(STAGE, policy=Policy(), prepare=look_up)
@@ -182,3 +182,66 @@ def test_a_case_stands_as_the_latest_says_in_any_order(order, again):
     assert (standing.state, standing.closed_at) == ("closed", NOW + timedelta(seconds=4))
     assert (standing.case_no, standing.customer_ref) == (case.case_no, case.customer.customer_ref)
     assert standing.told_at == NOW + timedelta(seconds=3)
+
+
+async def test_a_recorded_case_tells_of_its_customer_once_and_whoever_corrects_it_has_the_last_word(rig):
+    events = history()
+    case = events[0].body.case.model_copy(update={"language": "en", "vulnerable": True})
+    record = intake.CaseRecorded(case_id=case.case_id, case=case)
+    told = [stamped(record, 0), stamped(routed(case), 1)]
+    async with rig.database.transaction() as tx:
+        await keep(tx, told)
+    customer = await rig.row("select * from customers")
+    assert (customer["customer_ref"], customer["language"], customer["vulnerable"], customer["version"]) == (
+        case.customer.customer_ref, "en", True, 1,
+    )  # fmt: skip
+    await rig.row("update customers set language = null, vulnerable = false")
+    async with rig.database.transaction() as tx:
+        await keep(tx, [*told, *events[1:]])
+    customer = await rig.row("select * from customers")
+    assert (customer["language"], customer["vulnerable"]) == (None, False)
+    assert (await rig.row("select state from cases"))["state"] == "closed"
+
+
+async def test_a_case_and_what_it_tells_of_its_customer_are_kept_together_or_not_at_all(rig):
+    record = history()[0]
+
+    async def dies():
+        async with rig.database.transaction() as tx:
+            await keep(tx, [record])
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await dies()
+    counts = "select (select count(*) from cases) as cases, (select count(*) from customers) as customers"
+    assert tuple((await rig.row(counts)).values()) == (0, 0)
+    async with rig.database.transaction() as tx:
+        await keep(tx, [record])
+    assert tuple((await rig.row(counts)).values()) == (1, 1)
+
+
+def rings(seconds, call_id, ref="c-1"):
+    return telephony.CallOffered(**at(seconds, call_id), customer_ref=ref, caller=SEALED)
+
+
+async def test_rings_of_one_batch_see_each_other_in_the_order_of_their_time(rig):
+    await rig.take(rings(0, "call-0"), rings(0, "other", "c-2"))
+    twin = rings(10, "call-1").model_copy(update={"leg_id": "the other feed"})
+    again = rings(0, "call-0").model_copy(update={"leg_id": "the other feed"})
+    later = (rings(30, "call-3"), rings(20, "call-2"), rings(40, "other-2", "c-2"), rings(50, "new", "c-3"))
+    await rig.take(*later, rings(10, "call-1"), twin, again)
+    noticed = [
+        intake.RepeatNoticed.parse(one.value)
+        for one in rig.log.records("intake.cases")
+        if dict(one.headers)["ce_type"] == b"intake.repeat-noticed.v1"
+    ]
+    assert sorted((body.call_id, body.contacts) for body in noticed) == [
+        ("call-1", 2), ("call-2", 3), ("call-3", 4), ("other-2", 2),
+    ]  # fmt: skip
+
+
+async def test_a_callback_wished_in_a_batch_is_cancelled_by_a_later_call_in_it(rig):
+    wish = telephony.CallbackRequested(**at(5, "call-1"), queue="cards")
+    await rig.take(rings(0, "call-1"), wish, rings(60, "call-2"))
+    await rig.subscription.drain()
+    assert (await rig.row("select callback_state from calls where call_id = 'call-1'"))[0] == "cancelled"
