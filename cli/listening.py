@@ -329,8 +329,7 @@ async def _listen(source: Pbx, host: str, seconds: float, findings: Findings) ->
     from services.intake.door.manager import Answered, Heard, Link, Login, NotHeard
 
     try:
-        secret = source.secret()
-        link = await Link.open(Login(host, source.port, source.username, secret, source.tls))
+        link = await Link.open(Login.to(source, host))
     except (NotHeard, OSError) as error:
         raise CannotHear(str(error), "compare the sources file with manager.conf") from None
     findings.events = Counter()

@@ -45,11 +45,11 @@ def intervals(
     folder: Folder = UP,
     json: Json = False,
 ) -> None:
-    """What happened per half-hour: offered, answered, abandoned, service level, speeds, occupancy."""
+    """What happened per half-hour: offered, answered, abandoned, answer rate, service level, speeds."""
     from cli import show
     from cli.world import World, connected
     from services.intake.staffing import store
-    from services.intake.staffing.intervals import by_interval
+    from services.intake.staffing.intervals import answer_rate, by_interval
 
     which, tz = _day(day, zone)
     since, until = _bounds(which, tz)
@@ -65,14 +65,29 @@ def intervals(
     found = by_interval(rows, refused, since=since, until=until, tz=tz, merged=not queue)
     busy = [one for one in found if (one.offered or one.refused) and queue in ("", one.queue)]
     document = [_interval(one) for one in busy]
+    rate = answer_rate(busy)
     if json:
-        show.as_json({"date": str(which), "zone": zone, "queue": queue or "*", "intervals": document})
+        head = {"date": str(which), "zone": zone, "queue": queue or "*", "answer_rate": _figure(rate)}
+        show.as_json({**head, "intervals": document})
     elif not document:
-        show.lines([f"no calls on {which} ({zone})"])
+        show.lines([f"no calls on {which} ({zone})", _in_words("answer_rate", rate)])
     else:
         title = f"{queue or 'all queues'} · {which} {zone}"
         show.table(title, document)
+        show.lines([_in_words("answer_rate", rate)])
     raise typer.Exit(FINE)
+
+
+def _in_words(name: str, figure: Any) -> str:
+    """Write a share as per cent under its names, or the dash with its reason."""
+    from services.intake.staffing.intervals import NAMES, REASONS
+
+    if figure.value is None:
+        reason = REASONS[figure.missing]
+        said = f"— {reason['zh']} {reason['en']}"
+    else:
+        said = f"{figure.value:.1%}"
+    return f"{NAMES[name]['zh']} {NAMES[name]['en']}: {said}"
 
 
 def _interval(one: Any) -> dict[str, Any]:
@@ -82,6 +97,7 @@ def _interval(one: Any) -> dict[str, Any]:
         "answered": one.answered,
         "abandoned": one.abandoned,
         "refused": one.refused,
+        "answer_rate": _figure(one.answer_rate),
         "service_level": _figure(one.service_level),
         "speed_of_answer_s": _figure(one.average_speed_of_answer_ms, 1000),
         "handling_time_s": _figure(one.average_handling_time_ms, 1000),

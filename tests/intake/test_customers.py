@@ -43,6 +43,7 @@ from services.intake.customers.record import (
     Person,
     Record,
     Refused,
+    Seen,
     came_to,
     changed,
     held,
@@ -216,8 +217,12 @@ class Books:
 
     async def customer(self, language=None, **options):
         ref = f"c-{next(_fresh):020d}"
-        await self.does(store.upsert_seen, ref, language, **options)
+        await self.sees(ref, language, **options)
         return ref
+
+    async def sees(self, ref, language=None, *, vulnerable=False, after=0):
+        seen = Seen(ref, NOW + timedelta(minutes=after), language, vulnerable)
+        await self.does(store.keep_seen, [seen])
 
     async def rows(self, sql, *args):
         async with self.database.session() as tx:
@@ -288,10 +293,48 @@ async def test_a_caller_gets_a_record_when_it_is_needed_and_nobody_else_does(boo
 
 async def test_to_be_seen_fills_in_and_never_takes_back(books):
     ref = await books.customer("zh")
-    await books.does(store.upsert_seen, ref, "en", vulnerable=True)
-    await books.does(store.upsert_seen, ref)
+    await books.sees(ref, "en", vulnerable=True)
+    await books.sees(ref)
     record = await books.does(store.load, ref)
     assert (record.language, record.vulnerable, record.version) == ("zh", True, 2)
+
+
+async def test_what_one_batch_tells_of_one_customer_is_told_together(books):
+    mobile, office = await books.customer(), await books.customer()
+    await books.does(store.merge, mobile, office, "manager", "same person")
+    later = Seen(office, NOW + timedelta(minutes=2), "zh")
+    earlier = Seen(mobile, NOW + timedelta(minutes=1), "en", vulnerable=True)
+    new = Seen("c-new", NOW, "zh", vulnerable=True)
+    await books.does(store.keep_seen, [later, earlier, new, new])
+    survivor, merged_one = await books.does(store.family, mobile)
+    assert (survivor.customer_ref, survivor.language, survivor.vulnerable) == (office, "en", True)
+    assert (merged_one.language, merged_one.vulnerable, merged_one.version) == (None, False, 2)
+    (row,) = await books.rows("select * from customers where customer_ref = 'c-new'")
+    assert (row["language"], row["vulnerable"], row["version"], row["first_at"]) == ("zh", True, 1, NOW)
+
+
+async def test_what_was_learnt_before_an_erasure_does_not_come_back_with_what_is_learnt_after(books):
+    ref = await books.customer("zh")
+    await erased(books, ref)
+    await books.sees(ref, "zh", vulnerable=True, after=-5)
+    record = await books.does(store.load, ref)
+    assert (record.language, record.vulnerable, record.erased_at) == (None, False, NOW)
+    before, since = (Seen(ref, NOW + timedelta(minutes=after), None, after < 0) for after in (-5, 5))
+    await books.does(store.keep_seen, [before, since])
+    record = await books.does(store.load, ref)
+    assert (record.vulnerable, record.erased_at) == (False, None)
+
+
+async def test_who_calls_after_an_erasure_is_a_customer_before_any_case_is_recorded(books):
+    ref, other = await books.customer(), await books.customer()
+    await books.does(store.merge, ref, other, "manager", "same person")
+    await books.a_call(ref, "call-1", after=-1)
+    await erased(books, other)
+    assert (await books.does(store.load, other)).erased_at == NOW
+    await books.a_call(ref, "call-2", after=1)
+    record = await books.does(store.load, ref)
+    assert (record.customer_ref, record.erased_at) == (other, None)
+    assert (await books.does(store.hold, other, "counsel", "court order 9")).legal_hold == "court order 9"
 
 
 async def test_a_record_that_was_changed_in_between_is_not_overwritten(books):
@@ -465,7 +508,7 @@ async def test_who_calls_again_after_an_erasure_is_a_customer_again_with_a_new_k
     await books.does(store.merge, ref, other, "manager", "same person")
     before = (await books.does(store.family, other))[1].sealed
     await erased(books, ref)
-    assert await books.does(store.upsert_seen, ref, "en") == other
+    await books.sees(ref, "en", after=1)
     assert [record.erased_at for record in await books.does(store.family, other)] == [None, None]
     vault = Vault(books.vault._database, books.vault._master)  # another process
     await vault.ready([ref], create=True)

@@ -22,17 +22,22 @@ from chassis.faults import Transient
 from chassis.health import Health
 from chassis.kafka import KafkaPublisher, Subscription, apply_topics
 from chassis.memory import MemoryLog, MemorySubscription
+from chassis.message import read
 from chassis.metrics import StageMetrics
 from chassis.relay import Relay
 from chassis.roots import new_id
+from chassis.step import Event
+from chassis.vault import ERASED
 from schemas import intake, telephony
 from schemas.case import Personal
+from schemas.envelope import BY_WIRE
 from services.intake.app import STAGE, look_up
+from services.intake.customers.erasure import erase
 from services.intake.customers.record import Person
 from services.intake.desk.checklist import load_checklists
 from services.intake.domain import Policy
 from services.intake.door import app as door_app
-from services.intake.door import desk, drafts
+from services.intake.door import cases, desk, drafts
 from services.intake.door.access import Access, Visitor
 from services.intake.door.entry import Entry
 from services.intake.door.house import House
@@ -181,6 +186,17 @@ class Rig:
         """A call that an agent has taken."""
         await self.tell(*ringing(call_id, phone), answer(call_id))
         await self.until("answered", call_id)
+
+    async def view_cases(self):
+        """Let the door read, from the beginning, what the stage says of cases."""
+        records = self.log.records("intake.cases")
+        events = [event for record in records if isinstance(event := read(record, BY_WIRE), Event)]
+        async with self.database.transaction() as tx:
+            await cases.keep(tx, [event for event in events if type(event.body) in cases.STATES])
+
+    def customer_in(self, call_id):
+        recorded = [intake.CaseRecorded.parse(record.value).case for record in self.said("case-recorded")]
+        return next(case.customer for case in recorded if case.call_id == call_id)
 
     def said(self, kind):
         wire = f"intake.{kind}.v1"
@@ -408,7 +424,9 @@ async def test_a_request_whose_verdict_is_no_longer_kept_says_so_and_changes_not
 
 
 @pytest.mark.kafka
-async def test_over_the_real_kafka_a_record_gets_its_case(kafka, stage_database, vault):
+async def test_over_the_real_kafka_a_record_gets_its_case_and_tells_of_its_customer(
+    kafka, stage_database, vault
+):
     await apply_topics(kafka)
     publisher, metrics = KafkaPublisher(kafka, "tests"), StageMetrics("intake")
     await publisher.start()
@@ -419,14 +437,22 @@ async def test_over_the_real_kafka_a_record_gets_its_case(kafka, stage_database,
         rig.entry._relay = relay
         rig.tasks[1].cancel()
         rig.tasks.append(relay.run_relay())
-        await subscription.start()
+        view = cases.CaseView(kafka, stage_database)
+        await asyncio.gather(subscription.start(), view.subscription.start())
         await rig.answered()
+        asked = {**CASE, "language": "en", "vulnerable": True}
         answers = await asyncio.gather(
-            *(rig.ask("POST", "/calls/call-1/record", CASE, **key()) for _ in range(20))
+            *(rig.ask("POST", "/calls/call-1/record", asked, **key()) for _ in range(20))
         )
         assert {answer.status for answer in answers} == {201}
         assert len({answer.body["case_no"] for answer in answers}) == 1
-        await subscription.stop()
+
+        async def told():
+            customer = (await rig.ask("GET", "/calls/call-1/pop")).body["customer"]
+            return (customer["language"], customer["vulnerable"]) == ("en", True)
+
+        await eventually(told, what="the customer is known as the case tells")
+        await asyncio.gather(subscription.stop(), view.subscription.stop())
     await publisher.stop()
     async with stage_database.session() as tx:
         assert await tx.fetchval("select count(*) from calls where case_id is not null") == 1
@@ -652,6 +678,40 @@ async def test_a_repeat_shows_the_earlier_contacts_and_what_they_came_to(rig):
     assert pop["contacts"][1]["came_to"] == "case_recorded"
     assert pop["contacts"][1]["case_no"] == "C-20261124-000001-8"
     assert (pop["draft"]["version"], pop["draft"]["agent"]) == (1, "zhang")
+
+
+async def test_what_a_case_tells_of_the_customer_is_seen_at_the_next_call(rig):
+    await rig.answered()
+    asked = {**CASE, "language": "en", "vulnerable": True}
+    assert (await rig.ask("POST", "/calls/call-1/record", asked, **key())).status == 201
+    await rig.view_cases()
+    await rig.answered("call-2")
+    customer = (await rig.ask("GET", "/calls/call-2/pop")).body["customer"]
+    assert (customer["language"], customer["vulnerable"]) == ("en", True)
+
+
+async def test_who_calls_again_after_an_erasure_is_new_and_what_was_before_stays_shut(rig):
+    await rig.answered()
+    vulnerable = {**CASE, "language": "en", "vulnerable": True, "name": "王芳"}
+    assert (await rig.ask("POST", "/calls/call-1/record", vulnerable, **key())).status == 201
+    await rig.view_cases()
+    past = rig.customer_in("call-1")
+    await erase(rig.database, rig.vault, past.customer_ref, "officer", "by letter", utc_now())
+    erased = (await rig.ask("GET", "/calls/call-1/pop")).body["customer"]
+    assert (erased["number_unknown"], erased["name_unknown"]) == ("erased", "erased")
+
+    await rig.answered("call-2")
+    customer = (await rig.ask("GET", "/calls/call-2/pop")).body["customer"]
+    assert (customer["number"], customer["name_unknown"]) == ("138****8000", "not_recorded")
+    assert (customer["language"], customer["vulnerable"]) == ("zh", False), "only what this call says"
+    assert (await rig.ask("POST", "/calls/call-2/record", CASE, **key("key-2"))).status == 201
+    await rig.view_cases()
+    now = rig.customer_in("call-2")
+    assert now.customer_ref == past.customer_ref
+    assert Personal.parse(rig.vault.open(now.customer_ref, now.sealed)).phone == PHONE
+    assert rig.vault.open(past.customer_ref, past.sealed) == ERASED
+    (row,) = await rig.rows("select language, vulnerable, erased_at from customers")
+    assert tuple(row.values()) == ("zh", False, None)
 
 
 async def test_what_was_merged_is_shown_under_the_survivor(rig):

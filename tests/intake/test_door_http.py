@@ -5,15 +5,18 @@ import json
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
+import httpx
 import pytest
 from asyncpg import InterfaceError
 from standardwebhooks import Webhook as Signer
 
 from chassis.clock import utc_now
 from chassis.faults import Misconfigured, Transient
+from chassis.health import Health
 from schemas import telephony
 from services.intake.door import entry as entry_room
 from services.intake.door.access import Access
+from services.intake.door.app import web
 from services.intake.door.settings import DoorSettings
 from services.intake.door.sources import Pbx, Webhook, load_sources
 from services.intake.door.telephony import MAX_BODY
@@ -205,9 +208,24 @@ def test_a_door_to_the_world_needs_its_tokens_and_nothing_else(tmp_path):
         "master_key_file": "/dev/null",
         "http_host": "0.0.0.0",
     }
-    with pytest.raises(ValueError, match="tokens_file"):
+    with pytest.raises(ValueError, match="HOTLINE_TOKENS_FILE"):
         DoorSettings(**given)
     assert DoorSettings(**given, tokens_file=tmp_path).http_host == "0.0.0.0"
+
+
+async def test_the_metrics_of_a_door_to_the_world_need_the_token_of_processes(rig, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("b2d1f0c4a99e4f5c")
+    statuses = []
+    for known in (None, token):
+        rig.house.settings = rig.house.settings.model_copy(update={"http_token_file": known})
+        app = web(rig.house, Health(), rig.assistant)
+        transport = httpx.ASGITransport(app, client=("10.0.0.9", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://door") as elsewhere:
+            shown = {"authorization": "Bearer b2d1f0c4a99e4f5c"}
+            answers = [await elsewhere.get("/metrics", headers=headers) for headers in ({}, shown)]
+        statuses += [answer.status_code for answer in answers]
+    assert statuses == [403, 403, 401, 200]
 
 
 async def test_a_form_of_twilio_is_a_call(rig):
@@ -312,6 +330,70 @@ async def test_a_secret_that_cannot_be_read_is_not_told_where_it_lies(rig, sourc
     assert str(secret.parent) not in answer.text
 
 
+def heartbeat(sequence, core="core-1"):
+    at = 1795424400_000_000 + sequence * 1_000_000
+    headers = {"Event-Name": "HEARTBEAT", "Core-UUID": core, "Event-Sequence": str(sequence)}
+    return {**headers, "Event-Date-Timestamp": str(at)}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The door's clock, moved by hand."""
+    now = [utc_now()]
+    monkeypatch.setattr(entry_room, "utc_now", lambda: now[0])
+    return lambda seconds: now.__setitem__(0, now[0] + timedelta(seconds=seconds))
+
+
+def missing(rig, source):
+    return rig.house.metrics.registry.get_sample_value("door_missing_events", {"source": source})
+
+
+async def test_a_number_that_a_switch_jumped_over_is_told_as_a_gap_unless_it_comes(
+    stage_database, vault, clock
+):
+    all_of_it = Webhook(name="fs", kind="freeswitch", every_event=True)
+    picked = Webhook(name="picked", kind="freeswitch")
+    rig = DoorRig(stage_database, vault, {source.name: source for source in (all_of_it, picked)})
+    async with rig.client() as client:
+        for sequence in (7, 9, 10, 14, 8):
+            await post(client, heartbeat(sequence), {}, "fs")
+            await post(client, heartbeat(sequence), {}, "picked")
+        assert (missing(rig, "fs"), await rig.sent(telephony.SourceInterrupted)) == (3, [])
+        clock(11)
+        await post(client, heartbeat(15), {}, "fs")
+        await post(client, heartbeat(15), {}, "picked")
+        (gap,) = await rig.sent(telephony.SourceInterrupted)
+        assert (gap.source, gap.reason, gap.from_seq, gap.to_seq) == ("fs", "seq_jump", 11, 13)
+        assert gap.gap_to - gap.gap_from == timedelta(seconds=4)
+        for late in (12, 11, 13):
+            clock(60)
+            await post(client, heartbeat(late), {}, "fs")
+        assert missing(rig, "fs") == 0
+    assert len(await rig.sent(telephony.SourceInterrupted)) == 1
+    assert missing(rig, "picked") is None
+    assert {reason for reason, _, _ in await refused(rig)} == {"unknown_type"}, "what is picked is kept"
+    assert await rig.rows("select 1 from refused_deliveries where source = 'fs'") == []
+
+
+async def test_a_gap_is_the_same_whichever_door_hears_it_and_a_restart_is_told_once(
+    stage_database, vault, clock
+):
+    sources = {"fs": Webhook(name="fs", kind="freeswitch", every_event=True)}
+    one, other = (DoorRig(stage_database, vault, sources) for _ in range(2))
+    async with one.client() as here, other.client() as there:
+        for sequence in range(1, 20, 2):
+            await asyncio.gather(
+                post(here, heartbeat(sequence), {}, "fs"), post(there, heartbeat(sequence + 1), {}, "fs")
+            )
+        await post(here, heartbeat(3, "core-2"), {}, "fs")
+        await post(there, heartbeat(4, "core-2"), {}, "fs")
+        await post(there, heartbeat(20), {}, "fs")
+        clock(11)
+        await post(here, heartbeat(5, "core-2"), {}, "fs")
+    said = [*await one.sent(telephony.SourceInterrupted), *await other.sent(telephony.SourceInterrupted)]
+    assert [(gap.reason, gap.from_seq, gap.to_seq) for gap in said] == [("source_restarted", None, None)]
+
+
 def test_a_sources_file_is_checked_entry_by_entry(tmp_path):
     path = tmp_path / "sources.yaml"
 
@@ -325,8 +407,10 @@ def test_a_sources_file_is_checked_entry_by_entry(tmp_path):
     assert "entry 1: kind" in fault("- {name: a, kind: fax}") or "entry 1" in fault("- {name: a, kind: fax}")
     assert "secret_files" in fault("- {name: a, kind: cloudevents, auth: standard}")
     assert "twilio calls" in fault("- {name: a, kind: twilio, auth: twilio, secret_files: [x]}").lower()
+    assert "number its events" in fault("- {name: a, kind: connect, every_event: true}")
     assert "taken" in fault("- {name: a, kind: cloudevents}\n- {name: a, kind: cloudevents}")
     assert "host" in fault("- {name: a, kind: asterisk}")
+    assert "tls: true" in fault("- {name: a, kind: asterisk, host: pbx, secret_file: s, tls_ca_file: c}")
     assert "secret_file" in fault("- {name: a, kind: asterisk, host: pbx}")
     path.write_text(
         "- {name: open, kind: cloudevents, auth: none}\n- {name: p, kind: asterisk, queue_log: /l}"

@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from services.intake.door import manager
 from services.intake.door.manager import Answered, Closed, Heard, Link, Login, Opened, listen
+from services.intake.door.sources import Pbx
 from tests.conftest import eventually
 from tests.intake.pbx import SECRET, STEADY, USER, FakePbx, Truth, at, events, raw
 
@@ -281,6 +282,19 @@ async def test_while_nobody_takes_the_reading_pauses_and_nothing_is_lost(monkeyp
 def certificate(tmp_path):
     """A certificate for 127.0.0.1 that no public authority has signed, and the server's side of it."""
     key = ec.generate_private_key(ec.SECP256R1())
+    file = tmp_path / "certificate.pem"
+    file.write_bytes(
+        self_signed(key)
+        + key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return file, context
+
+
+def self_signed(key):
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
     built = (
@@ -294,25 +308,47 @@ def certificate(tmp_path):
         )
         .sign(key, hashes.SHA256())
     )
-    file = tmp_path / "certificate.pem"
-    file.write_bytes(
-        built.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return file, context
+    return built.public_bytes(serialization.Encoding.PEM)
 
 
 async def test_over_tls_a_trusted_certificate_is_believed_and_no_other(certificate, monkeypatch):
     file, context = certificate
     async with FakePbx(tls=context, refused=["Challenge"]) as pbx:
         item = await closed(pbx, tls=True)
-        assert "SSL_CERT_FILE" in item.why
+        assert "tls_ca_file" in item.why
         assert pbx.received == []
         monkeypatch.setenv("SSL_CERT_FILE", str(file))
         async with link(pbx, tls=True) as said:
             await until(said, Opened)
             assert pbx.actions("Login")[0]["Secret"] == SECRET
+
+
+async def test_a_private_authority_is_believed_where_it_is_named_and_nobody_beside_it(
+    certificate, tmp_path, monkeypatch
+):
+    file, context = certificate
+    other = tmp_path / "other.pem"
+    other.write_bytes(self_signed(ec.generate_private_key(ec.SECP256R1())))
+    async with FakePbx(tls=context, refused=["Challenge"]) as pbx:
+        async with link(pbx, tls=True, tls_ca_file=file) as said:
+            await until(said, Opened)
+        before = len(pbx.received)
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        item = await closed(pbx, tls=True, tls_ca_file=other)
+        assert f"authority in {other}" in item.why
+        for spoilt in (tmp_path / "absent.pem", tmp_path / "empty.pem"):
+            if spoilt.name == "empty.pem":
+                spoilt.write_text("no certificate")
+            item = await closed(pbx, tls=True, tls_ca_file=spoilt)
+            assert item.why.startswith(f"tls_ca_file {spoilt}: ")
+        assert len(pbx.received) == before, "nothing is said to whom we do not trust"
+
+
+def test_a_source_says_all_of_its_login(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text(f"{SECRET}\n")
+    source = Pbx(
+        name="p", kind="asterisk", host="pbx", port=5039, username=USER, secret_file=secret, tls=True,
+        tls_ca_file=tmp_path / "ca.pem",
+    )  # fmt: skip
+    assert Login.to(source, "pbx") == Login("pbx", 5039, USER, SECRET, True, tmp_path / "ca.pem")

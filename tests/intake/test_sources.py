@@ -4,7 +4,6 @@ import json
 from base64 import urlsafe_b64encode
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -876,46 +875,14 @@ def test_freeswitch_names_the_header_that_is_wrong(place, name, value):
 
 def test_freeswitch_tells_nothing_of_other_events():
     event = fixture("freeswitch_events")[1]
-    assert freeswitch.facts(event | {"CC-Action": "teleport"}) == Reading("core-1|102", unknown="teleport")
+    place = freeswitch.facts(event).place
+    assert (place.core, place.sequence) == ("core-1", 102)
+    assert freeswitch.facts(event | {"CC-Action": "teleport"}) == Reading(
+        "core-1|102", unknown="teleport", place=place
+    )
     assert freeswitch.facts(event | {"Event-Subclass": "conference::x"}).unknown == "CUSTOM"
     assert freeswitch.facts(event | {"Event-Name": "HEARTBEAT"}).unknown == "HEARTBEAT"
-    assert freeswitch.facts(event | {"CC-Action": "members-count"}) == Reading("core-1|102")
-
-
-def position(sequence, core="core-1", second=0):
-    at = 1795424400_000_000 + second * 1_000_000
-    return freeswitch.Position.read(
-        {"Core-UUID": core, "Event-Sequence": str(sequence), "Event-Date-Timestamp": str(at)}
-    )
-
-
-def test_a_jump_of_the_numbers_is_a_gap_and_a_repetition_is_none():
-    assert freeswitch.gap_between(position(7), position(8)) is None
-    assert freeswitch.gap_between(position(7), position(7)) is None
-    assert freeswitch.gap_between(position(7), position(3)) is None
-    assert freeswitch.gap_between(position(7), position(10, second=2), "pbx") == telephony.SourceInterrupted(
-        source="pbx",
-        reason="seq_jump",
-        gap_from=NINE,
-        gap_to=NINE + timedelta(seconds=2),
-        from_seq=8,
-        to_seq=9,
-    )
-
-
-def test_a_new_core_is_a_restart_whatever_its_numbers():
-    for sequence in (1, 8, 5000):
-        gap = freeswitch.gap_between(position(7), position(sequence, "core-2", 30))
-        assert (gap.reason, gap.from_seq, gap.to_seq) == ("source_restarted", None, None)
-        assert gap.gap_to - gap.gap_from == timedelta(seconds=30)
-
-
-@given(st.sets(st.integers(1, 60), min_size=2))
-def test_gaps_cover_exactly_what_is_missing(numbers):
-    order = sorted(numbers)
-    gaps = [freeswitch.gap_between(position(a), position(b)) for a, b in pairwise(order)]
-    missing = {n for gap in gaps if gap for n in range(gap.from_seq, gap.to_seq + 1)}
-    assert missing == set(range(order[0], order[-1] + 1)) - numbers
+    assert freeswitch.facts(event | {"CC-Action": "members-count"}) == Reading("core-1|102", place=place)
 
 
 # ---------------------------------------------------------------- all of them

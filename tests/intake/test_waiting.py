@@ -179,6 +179,33 @@ async def test_asterisk_is_told_the_same_over_fastagi(rig):
     assert (told.call_id, told.position, told.language) == ("call-1", 1, "en")
 
 
+async def test_a_question_in_a_body_is_answered_as_one_in_the_address(rig):
+    await rig.calls(waiting("call-1", timedelta(seconds=5), customer_ref="c-1"))
+    async with rig.database.session() as tx:
+        await tx.execute(
+            "insert into cases (case_id, case_no, customer_ref, recorded_at, state, department, changed_at)"
+            " values (gen_random_uuid(), 'C-20261123-004217-6', 'c-1', now(), 'in_progress', 'cards', now())"
+        )
+    asked = {"call_id": "call-1", "lang": "zh", "question": "银行卡丢了怎么挂失", "identified": True}
+    async with rig.client() as client:
+        got = await client.get("/queues/cards/guidance", params=asked)
+        posted = await client.post("/queues/cards/guidance", json=asked)
+        unknown = await client.post("/queues/cards/guidance", json={"call_id": "nobody"})
+        wrong = await client.post("/queues/cards/guidance", json={**asked, "question": "请" * 501})
+        misspelt = await client.post("/queues/cards/guidance", json={"call_id": "call-1", "qestion": "x"})
+    assert posted.status_code == 200
+    assert "C-20261123-004217-6" in posted.text
+    assert said(posted) == said(got)
+    assert len(await rig.sent(telephony.PositionTold)) == 2
+    assert [answer.status_code for answer in (unknown, wrong, misspelt)] == [404, 422, 422]
+    assert "请请" not in wrong.text
+
+
+def said(answer):
+    """What is said, without the estimate: between two moments it may differ."""
+    return [(prompt["kind"], prompt["text"]) for prompt in answer.json()["say"] if prompt["kind"] != "wait"]
+
+
 async def test_while_postgres_is_away_the_ivr_is_told_to_try_again(rig, monkeypatch):
     async def away(*_):
         raise InterfaceError("the pool is closed")
@@ -321,4 +348,15 @@ async def test_the_ivr_needs_its_role(rig, tmp_path):
             (await client.get("/queues", headers={"authorization": f"Bearer {token}"})).status_code
             for token in ("right", "desk", "wrong")
         ]
+        asking = [
+            (
+                await client.post(
+                    "/queues/cards/guidance",
+                    json={"call_id": "nobody"},
+                    headers={"authorization": f"Bearer {token}"},
+                )
+            ).status_code
+            for token in ("right", "desk", "wrong")
+        ]
     assert codes == [200, 403, 401]
+    assert asking == [404, 403, 401]

@@ -88,6 +88,16 @@ class Record:
     updated_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a recorded case tells of its customer, and when it was recorded."""
+
+    customer_ref: str
+    at: datetime
+    language: str | None = None
+    vulnerable: bool = False
+
+
 def changed(
     record: Record, person: Person, change: Change, by: str, now: datetime
 ) -> tuple[Record, Person, tuple[str, ...]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from datetime import datetime
 from typing import Any
 
 from chassis.postgres import Tx
 from services.intake.customers import record as rules
-from services.intake.customers.record import CONSENTS, Contact, Record, Refused, kept_reason
+from services.intake.customers.record import CONSENTS, Contact, Record, Refused, Seen, kept_reason
 
 _WHO_IS_WHO = 0x637573746F6D6572  # "customer": one decision about identity at a time
 _PATH = (
@@ -39,7 +40,8 @@ async def references(tx: Tx, survivor: str) -> list[str]:
 async def load(tx: Tx, ref: str, *, lock: bool = False) -> Record:
     """Read the record that stands for a reference; a caller without a record gets one.
 
-    Raises Refused `unknown_customer` for a reference that nobody has called or recorded under.
+    Whoever came again after an erasure is a customer again. Raises Refused `unknown_customer` for a
+    reference that nobody has called or recorded under.
     """
     return await _row(tx, await survivor_of(tx, ref), lock=lock)
 
@@ -54,8 +56,10 @@ async def _row(tx: Tx, ref: str, *, lock: bool = False) -> Record:
                 "nobody has ever called or recorded a case under this reference",
                 "look the customer up by telephone number",
             )
-        await _insert(tx, ref)
+        await tx.execute("insert into customers (customer_ref) values ($1) on conflict do nothing", ref)
         row = await tx.fetchrow(sql, ref)
+    elif row["erased_at"] is not None:
+        row = await _came_again(tx, ref) or row
     return _record(row)
 
 
@@ -82,35 +86,53 @@ async def _has_contacts(tx: Tx, ref: str) -> bool:
     )
 
 
-async def _insert(tx: Tx, ref: str, language: str | None = None, *, vulnerable: bool = False) -> None:
-    await tx.execute(
-        "insert into customers (customer_ref, language, vulnerable) values ($1, $2, $3)"
-        " on conflict do nothing",
-        ref,
-        language,
-        vulnerable,
-    )
-
-
-async def upsert_seen(tx: Tx, ref: str, language: str | None = None, *, vulnerable: bool = False) -> str:
-    """Note that a customer is here: makes the record when it is first needed; gives the survivor's reference.
-
-    Fills in what is not known yet (`language`), never takes `vulnerable` back, and ends `erased_at`: who
-    comes again after an erasure is a customer again.
-    """
-    await _insert(tx, ref, language, vulnerable=vulnerable)
-    survivor = await survivor_of(tx, ref)
-    await tx.execute(
-        "update customers set version = version + 1, language = coalesce(language, $3),"
-        " vulnerable = vulnerable or $4, erased_at = null, updated_at = now()"
-        " where customer_ref in ($1, $2) and (erased_at is not null or customer_ref = $2"
-        " and (language is null and $3::text is not null or $4 and not vulnerable))",
-        ref,
+async def _came_again(tx: Tx, survivor: str) -> Any:
+    """End the erasure of whoever has called, or had a case recorded, since; None while nobody has."""
+    return await tx.fetchrow(
+        "update customers c set version = version + 1, erased_at = null, updated_at = now()"
+        " where customer_ref = $1 and (exists (select from calls where customer_ref = any($2::text[])"
+        " and first_at > c.erased_at) or exists (select from cases where customer_ref = any($2::text[])"
+        " and recorded_at > c.erased_at)) returning *",
         survivor,
-        language,
-        vulnerable,
+        await references(tx, survivor),
     )
-    return survivor
+
+
+_KEEP_SEEN = """
+with recursive seen(ref, at, language, vulnerable) as (
+    select ref collate "C", at, language, vulnerable
+    from unnest($1::text[], $2::timestamptz[], $3::text[], $4::boolean[]) as t(ref, at, language, vulnerable)
+    union
+    select merged_into, at, s.language, s.vulnerable from customers join seen s on customer_ref = ref
+    where merged_into is not null
+), news as (
+    select ref, min(at) as at,
+        (array_agg(s.language order by at) filter (where s.language is not null and merged_into is null))[1]
+            as language,
+        coalesce(bool_or(s.vulnerable) filter (where merged_into is null), false) as vulnerable
+    from seen s left join customers on customer_ref = ref
+    where erased_at is null or at > erased_at
+    group by ref
+)
+insert into customers as c (customer_ref, language, vulnerable, first_at)
+select ref, language, vulnerable, at from news order by ref
+on conflict (customer_ref) do update set version = c.version + 1,
+    language = coalesce(c.language, excluded.language), vulnerable = c.vulnerable or excluded.vulnerable,
+    erased_at = null, updated_at = now()
+where excluded.first_at > c.erased_at or c.erased_at is null
+    and (c.language is null and excluded.language is not null or excluded.vulnerable and not c.vulnerable)
+"""
+
+
+async def keep_seen(tx: Tx, seen: Sequence[Seen]) -> None:
+    """Keep what was learnt of customers; whoever has no record gets one.
+
+    Fills in the `language` that is not known yet, and never takes `vulnerable` back. Who is seen after an
+    erasure is a customer again; what was learnt before it does not come back.
+    """
+    if seen:
+        refs, times, languages, vulnerable = zip(*map(astuple, seen), strict=True)
+        await tx.execute(_KEEP_SEEN, refs, times, languages, vulnerable)
 
 
 async def save(tx: Tx, record: Record) -> bool:

@@ -197,7 +197,8 @@ def api(house: House, health: Health, assistant: Assistant) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.router.routes.extend(application(health, house.metrics.registry).routes)
+    own = application(health, house.metrics.registry, house.settings.http_token_file)
+    app.router.routes.extend(own.routes)
 
     @app.exception_handler(Transient)
     async def away(_: Request, error: Exception) -> Response:

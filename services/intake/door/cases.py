@@ -1,4 +1,7 @@
-"""How each case stands, for agents and callers: a reading copy of what the stages say (group `desk`)."""
+"""How each case stands, for agents and callers: a reading copy of what the stages say (group `desk`).
+
+A recorded case also tells of its customer: the language, and whether care is needed.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,15 @@ from chassis.batch import span
 from chassis.faults import insist
 from chassis.kafka import Connection, Subscription
 from chassis.message import read
-from chassis.postgres import Database
+from chassis.postgres import Database, Tx
 from chassis.step import Event
 from chassis.transport import Reader, Record
 from schemas import feedback, intake, resolver, router
 from schemas.case import Case
 from schemas.envelope import BY_BODY, Body
 from schemas.topics import inputs_of
+from services.intake.customers.record import Seen
+from services.intake.customers.store import keep_seen
 
 GROUP = "desk"
 
@@ -122,6 +127,40 @@ _WRITE = (
 )
 
 
+async def keep(tx: Tx, events: Sequence[Event[Any]]) -> None:
+    """Note what events say of cases, and of whose cases they are: of the customer once for each case.
+
+    Needs a transaction: a case that is noted has told what it tells of its customer.
+    """
+    standings: dict[UUID, Standing] = {}
+    told: dict[UUID, Case] = {}
+    for event in events:
+        case_id = event.body.case_id
+        note(standings.setdefault(case_id, Standing(case_id)), event)
+        case: Case | None = getattr(event.body, "case", None)
+        if case is not None:
+            told[case_id] = case
+    for known in await _told_before(tx, list(told)):
+        del told[known]
+    await keep_seen(
+        tx,
+        [
+            Seen(case.customer.customer_ref, case.recorded_at, case.language, case.vulnerable)
+            for case in told.values()
+        ],
+    )
+    if standings:
+        rows = [[getattr(standing, name) for standing in standings.values()] for name in _COLUMNS]
+        await tx.execute(_WRITE, *rows)
+
+
+async def _told_before(tx: Tx, case_ids: Sequence[UUID]) -> list[UUID]:
+    rows = await tx.fetch(
+        "select case_id from cases where case_id = any($1::uuid[]) and recorded_at is not null", case_ids
+    )
+    return [row["case_id"] for row in rows]
+
+
 class CaseView:
     """Keeps the table `cases`: read at least once, the same whatever comes twice or late."""
 
@@ -133,14 +172,8 @@ class CaseView:
         await insist(partial(self._handle, records, reader))
 
     async def _handle(self, records: Sequence[Record], reader: Reader) -> None:
-        standings: dict[UUID, Standing] = {}
-        for record in records:
-            event = read(record, _HANDLED)
-            if isinstance(event, Event):
-                case_id = event.body.case_id
-                note(standings.setdefault(case_id, Standing(case_id)), event)
-        if standings:
-            rows = [[getattr(standing, name) for standing in standings.values()] for name in _COLUMNS]
-            async with self._database.session() as tx:
-                await tx.execute(_WRITE, *rows)
+        events = [event for record in records if isinstance(event := read(record, _HANDLED), Event)]
+        if events:
+            async with self._database.transaction() as tx:
+                await keep(tx, events)
         await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -25,6 +26,7 @@ from schemas.envelope import BY_BODY, Body
 from services.intake.desk.phones import normalise
 from services.intake.door import ledger
 from services.intake.sources.canonical import Mapped
+from services.intake.sources.sequence import Numbers, Place
 
 Kept: TypeAlias = Literal["kept", "duplicate", "conflict"]
 FEED = "door"
@@ -60,12 +62,21 @@ class Position:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """Where an event stands in a source that numbers all that it sends."""
+
+    source: str
+    place: Place
+
+
 @dataclass(slots=True, eq=False)
 class _Item:
     facts: Sequence[Mapped]
     commands: Sequence[tuple[UUID, Body]]
     delivery: Delivery | None
     position: Position | None
+    numbered: Numbered | None
     done: asyncio.Future[Kept] = field(repr=False)
 
 
@@ -75,6 +86,8 @@ class Entry:
     def __init__(self, database: Database, vault: Vault, relay: Relay) -> None:
         self._database, self._vault, self._relay = database, vault, relay
         self._telephony, self._agents = Writer(FEED), Writer("agents")
+        self.missing: dict[str, int] = {}
+        """Of each numbered source, how many events had not come when it was last heard here."""
         self._waiting: list[_Item] = []
         self._there = asyncio.Event()
         self._log = get_logger(part="door")
@@ -84,17 +97,19 @@ class Entry:
         facts: Sequence[Mapped],
         delivery: Delivery | None = None,
         position: Position | None = None,
+        numbered: Numbered | None = None,
     ) -> Kept:
         """Keep the facts of one delivery; returns once they are on disk.
 
         A delivery that was kept before is a `duplicate`, the same name with other content a `conflict`;
-        neither keeps anything. Raises Busy when too much waits, Transient while PostgreSQL is away.
+        neither keeps anything, but that the number has come. Raises Busy when too much waits,
+        Transient while PostgreSQL is away.
         """
-        return await self._keep([identified(fact) for fact in facts], (), delivery, position)
+        return await self._keep([identified(fact) for fact in facts], (), delivery, position, numbered)
 
     async def command(self, command_id: UUID, body: Body) -> None:
         """Keep one command; the verdict will name `command_id` as its cause. Raises like `facts`."""
-        await self._keep((), ((command_id, body),), None, None)
+        await self._keep((), ((command_id, body),), None, None, None)
 
     async def _keep(
         self,
@@ -102,11 +117,12 @@ class Entry:
         commands: Sequence[tuple[UUID, Body]],
         delivery: Delivery | None,
         position: Position | None,
+        numbered: Numbered | None,
     ) -> Kept:
         if len(self._waiting) >= MOST_WAITING:
             raise Busy(f"{len(self._waiting)} deliveries wait to be kept; send this one again in a second")
         done: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Item(facts, commands, delivery, position, done))
+        self._waiting.append(_Item(facts, commands, delivery, position, numbered, done))
         self._there.set()
         return await done
 
@@ -154,8 +170,28 @@ class Entry:
         async with self._database.transaction() as tx:
             verdicts = await self._verdicts(tx, items)
             fresh = [item for item, kept in zip(items, verdicts, strict=True) if kept == "kept"]
-            await self._write(tx, fresh)
+            gaps, missing = await self._gaps(tx, items)
+            await self._write(tx, fresh, gaps)
+        self.missing |= missing
         return verdicts
+
+    async def _gaps(self, tx: Tx, items: Sequence[_Item]) -> tuple[list[Mapped], dict[str, int]]:
+        """Note which numbers have come; gives the gaps that are to be told, and how many are missing."""
+        places: dict[str, list[Place]] = defaultdict(list)
+        for item in items:
+            if item.numbered is not None:
+                places[item.numbered.source].append(item.numbered.place)
+        gaps: list[Mapped] = []
+        missing: dict[str, int] = {}
+        for source, heard in sorted(places.items()):
+            feed = f"sequence:{source}"
+            text = await ledger.hold_position(tx, feed)
+            known = Numbers.parse(text) if text else Numbers()
+            known, told = known.heard(heard, source, utc_now())
+            gaps += [Mapped(_gap_key(gap), gap) for gap in told]
+            missing[source] = known.missing
+            await ledger.move(tx, feed, known.to_bytes().decode())
+        return gaps, missing
 
     async def _verdicts(self, tx: Tx, items: Sequence[_Item]) -> list[Kept]:
         named = [item.delivery for item in items if item.delivery is not None]
@@ -180,8 +216,8 @@ class Entry:
                 verdicts.append("duplicate" if digests[name] == delivery.digest else "conflict")
         return verdicts
 
-    async def _write(self, tx: Tx, items: Sequence[_Item]) -> None:
-        facts = [fact for item in items for fact in item.facts]
+    async def _write(self, tx: Tx, items: Sequence[_Item], gaps: Sequence[Mapped]) -> None:
+        facts = [*(fact for item in items for fact in item.facts), *gaps]
         last = await ledger.number(tx, FEED, len(facts)) if facts else 0
         messages = [self._fact(fact, last - len(facts) + ordinal) for ordinal, fact in enumerate(facts, 1)]
         messages += [self._command(uid, body) for item in items for uid, body in item.commands]
@@ -206,6 +242,10 @@ class Entry:
     def _command(self, uid: UUID, body: Body) -> Outgoing:
         key = str(getattr(body, BY_BODY[type(body)].key))
         return self._agents.write(body, uid=uid, at=time_header(utc_now()), correlation=key)
+
+
+def _gap_key(gap: telephony.SourceInterrupted) -> str:
+    return f"{gap.source}|{gap.reason}|{gap.gap_from.isoformat()}|{gap.from_seq}|{gap.to_seq}"
 
 
 def fact_id(fact: Mapped) -> UUID:

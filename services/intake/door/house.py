@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from chassis.postgres import Database
 from chassis.vault import Vault
@@ -28,6 +28,10 @@ class DoorMetrics:
         )  # fmt: skip
         self.unknown = Counter(
             "door_unknown_types_total", "Well-formed events of a type that means nothing to us", ["source"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.missing = Gauge(
+            "door_missing_events", "Events of a numbered source that have not come", ["source"],
             registry=self.registry,
         )  # fmt: skip
         self.latency = Histogram(

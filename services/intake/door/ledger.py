@@ -65,6 +65,16 @@ async def position(tx: Tx, feed: str) -> str | None:
     return found
 
 
+async def hold_position(tx: Tx, feed: str) -> str | None:
+    """Tell where the reader of a feed stood; until this transaction ends nobody else moves it."""
+    found: str | None = await tx.fetchval(
+        "insert into feeds as f (feed) values ($1) on conflict (feed) do update set feed = f.feed"
+        " returning position",
+        feed,
+    )
+    return found
+
+
 async def published(tx: Tx, feed: str) -> int:
     """Tell the last number that was given to a fact of a feed; 0 before the first."""
     found: int | None = await tx.fetchval("select published from feeds where feed = $1", feed)

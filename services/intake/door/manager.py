@@ -9,10 +9,12 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from chassis.clock import monotonic, utc_now
 from chassis.faults import Transient, backoff
 from chassis.settings import LOOPBACK
+from services.intake.door.sources import Pbx
 from services.intake.sources.ami import Block, Blocks
 from services.intake.sources.asterisk import live_channels
 
@@ -35,13 +37,19 @@ class NotHeard(Transient):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Where the interface is, and as whom to log in."""
+    """Where the interface is, and as whom to log in; a `tls_ca_file` holds who alone is trusted to vouch."""
 
     host: str
     port: int
     username: str
     secret: str = field(repr=False)
     tls: bool = False
+    tls_ca_file: Path | None = None
+
+    @classmethod
+    def to(cls, source: Pbx, host: str) -> Login:
+        """Read a source's secret anew; raises OSError."""
+        return cls(host, source.port, source.username, source.secret(), source.tls, source.tls_ca_file)
 
     @property
     def name(self) -> str:
@@ -125,18 +133,15 @@ class Link:
     @classmethod
     async def open(cls, login: Login) -> Link:
         """Connect and log in; raises NotHeard."""
+        tls = _tls(login)
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
-                reader, writer = await asyncio.open_connection(
-                    login.host,
-                    login.port,
-                    ssl=ssl.create_default_context() if login.tls else None,
-                    limit=BUFFER,
-                )
+                reader, writer = await asyncio.open_connection(login.host, login.port, ssl=tls, limit=BUFFER)
         except ssl.SSLError as error:
+            known = f"in {login.tls_ca_file}" if login.tls_ca_file else "known here (tls_ca_file)"
             raise NotHeard(
                 f"{login.name}: no trusted TLS ({error.reason}); is it tlsbindport, and is its certificate's"
-                " authority known here (SSL_CERT_FILE)?"
+                f" authority {known}?"
             ) from None
         except (OSError, TimeoutError) as error:
             raise NotHeard(
@@ -327,6 +332,19 @@ class Link:
         at = _moment(pong.get("Timestamp"))
         if at is not None:
             self._ahead = at - utc_now()
+
+
+def _tls(login: Login) -> ssl.SSLContext | None:
+    """Read the authorities anew for each link, so that a changed file counts."""
+    if not login.tls:
+        return None
+    try:
+        return ssl.create_default_context(cafile=login.tls_ca_file)
+    except OSError as error:  # an SSLError is one: the file is there, and holds no certificate
+        raise NotHeard(
+            f"tls_ca_file {login.tls_ca_file}: {type(error).__name__}; give the certificates of the authority"
+            " that signed the switch's, in PEM"
+        ) from None
 
 
 def _key(challenge: str, secret: str) -> str:

@@ -26,9 +26,16 @@ class DoorSettings(Settings):
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Self:
-        """Instead of what stages ask for: here the tokens file says who may come in."""
+        """Instead of what stages ask for: here the tokens file says who may come in.
+
+        Metrics and readiness are nobody's in it: from elsewhere they need the `http_token_file`, too.
+        """
         if self.http_host not in LOOPBACK and self.tokens_file is None:
-            raise ValueError("http_host is not loopback: set tokens_file, or listen on 127.0.0.1")
+            raise ValueError(
+                "HOTLINE_HTTP_HOST is not loopback: set HOTLINE_TOKENS_FILE, or listen on 127.0.0.1"
+            )
         if self.agi_host not in LOOPBACK:
-            raise ValueError("agi_host is not loopback: FastAGI knows no authentication; use a tunnel")
+            raise ValueError(
+                "HOTLINE_AGI_HOST is not loopback: FastAGI knows no authentication; use a tunnel"
+            )
         return self

@@ -1,6 +1,6 @@
 """Which switches and webhooks there are: one YAML list, checked entry by entry when it is read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,13 +23,15 @@ class Webhook(_Source):
     """Telephony that calls us: what it speaks, and how it proves who it is.
 
     `standard` and `twilio` need `secret_files`, one secret each, the newest first; `bearer` is a token
-    with the role telephony; `none` is for loopback. `url` is the address that Twilio calls.
+    with the role telephony; `none` is for loopback. `url` is the address that Twilio calls. `every_event`
+    says that a forwarder of FreeSWITCH leaves nothing out, so that a number which does not come is missing.
     """
 
     kind: Literal["cloudevents", "connect", "connect_records", "twilio", "genesys", "freeswitch"]
     auth: Literal["standard", "twilio", "bearer", "none"] = "bearer"
     secret_files: tuple[Path, ...] = ()
     url: str | None = None
+    every_event: bool = False
 
     def secrets(self) -> tuple[str, ...]:
         """Read the secrets, so that a changed file counts at once; raises OSError."""
@@ -40,6 +42,8 @@ class Pbx(_Source):
     """An Asterisk that we connect to; `system` makes its call ids unique among several.
 
     `host` is its manager interface, `queue_log` the path of its log where we can read it: either or both.
+    `tls_ca_file` holds the authorities (PEM) that alone may vouch for its certificate; without it, those
+    that this machine knows.
     """
 
     kind: Literal["asterisk"]
@@ -48,6 +52,7 @@ class Pbx(_Source):
     username: str = ""
     secret_file: Path | None = None
     tls: bool = False
+    tls_ca_file: Path | None = None
     system: str = Field(default="", pattern=r"^[\w.-]{0,40}$")
     queue_log: Path | None = None
 
@@ -92,12 +97,23 @@ def _read(path: Path, number: int, entry: object) -> Webhook | Pbx:
 
 
 def _fault(source: Webhook | Pbx, http_host: str) -> str:
-    if isinstance(source, Pbx):
-        if source.host is None and source.queue_log is None:
-            return "give host (the manager interface), queue_log (a path), or both"
-        return "host needs username and secret_file" if source.host and not source.secret_file else ""
-    if source.auth in ("standard", "twilio") and not source.secret_files:
-        return f"auth {source.auth} needs secret_files"
-    if source.auth == "twilio" and source.url is None:
-        return "auth twilio needs url, the address that Twilio calls"
-    return "auth none is for loopback only" if source.auth == "none" and http_host not in LOOPBACK else ""
+    rules = _faults_of_pbx(source) if isinstance(source, Pbx) else _faults_of_webhook(source, http_host)
+    return next((fault for broken, fault in rules if broken), "")
+
+
+def _faults_of_pbx(source: Pbx) -> Iterator[tuple[bool, str]]:
+    neither = source.host is None and source.queue_log is None
+    yield neither, "give host (the manager interface), queue_log (a path), or both"
+    yield bool(source.host and not source.secret_file), "host needs username and secret_file"
+    unused = source.tls_ca_file is not None and not source.tls
+    yield unused, "tls_ca_file needs tls: true; without it nothing is encrypted"
+
+
+def _faults_of_webhook(source: Webhook, http_host: str) -> Iterator[tuple[bool, str]]:
+    unsigned = source.auth in ("standard", "twilio") and not source.secret_files
+    yield unsigned, f"auth {source.auth} needs secret_files"
+    nowhere = source.auth == "twilio" and source.url is None
+    yield nowhere, "auth twilio needs url, the address that Twilio calls"
+    unnumbered = source.every_event and source.kind != "freeswitch"
+    yield unnumbered, f"every_event is for freeswitch; {source.kind} does not number its events"
+    yield source.auth == "none" and http_host not in LOOPBACK, "auth none is for loopback only"

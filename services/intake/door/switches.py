@@ -170,14 +170,10 @@ class Exchange:
     # ------------------------------------------------------------ the manager link
 
     async def _listen(self, host: str) -> None:
-        async with aclosing(listen(partial(self._login, host), self._waits)) as said:
+        async with aclosing(listen(partial(Login.to, self._source, host), self._waits)) as said:
             async for item in said:
                 async with self._turn:
                     await self._take(item)
-
-    def _login(self, host: str) -> Login:
-        source = self._source
-        return Login(host, source.port, source.username, source.secret(), source.tls)
 
     async def _take(self, item: Said | Closed) -> None:
         if isinstance(item, Closed):

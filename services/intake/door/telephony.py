@@ -20,7 +20,7 @@ from chassis.clock import monotonic, utc_now
 from chassis.faults import Transient, is_transient
 from schemas.envelope import BY_BODY
 from services.intake.door import ledger
-from services.intake.door.entry import Busy, Delivery, Kept
+from services.intake.door.entry import Busy, Delivery, Kept, Numbered
 from services.intake.door.house import House
 from services.intake.door.sources import Pbx, Webhook
 from services.intake.sources import cloudevents, connect, foreign, freeswitch, genesys, twilio
@@ -182,7 +182,11 @@ class Hook:
             elif reading.unknown is not None:
                 outcome.unknown.append(reading.unknown)
                 self._house.metrics.unknown.labels(self._source.name).inc()
-                refused["unknown_type"].append(reading.unknown)
+                if self._source.every_event:
+                    # Most of all that a switch does is none of ours: it is counted, not kept.
+                    await self._enter(reading)
+                else:
+                    refused["unknown_type"].append(reading.unknown)
             else:
                 keeping.append((place, reading))
         kept = await asyncio.gather(*(self._keep(reading, body) for _, reading in keeping))
@@ -225,9 +229,17 @@ class Hook:
         # An event of a batch, or one that was wrapped anew on the way, is told by what it says.
         said = b"\n".join(fact.body.to_bytes() + (fact.phone or "").encode() for fact in reading.facts)
         content = said if self._source.kind == "cloudevents" else body
-        return await self._house.entry.facts(
-            reading.facts, Delivery.of(self._source.name, reading.delivery, content)
-        )
+        delivery = Delivery.of(self._source.name, reading.delivery, content)
+        return await self._enter(reading, delivery)
+
+    async def _enter(self, reading: Reading, delivery: Delivery | None = None) -> Kept:
+        """Keep a reading; where the source leaves nothing out, note also that its number has come."""
+        name, entry = self._source.name, self._house.entry
+        place = reading.place if self._source.every_event else None
+        kept = await entry.facts(reading.facts, delivery, None, Numbered(name, place) if place else None)
+        if place is not None:
+            self._house.metrics.missing.labels(name).set(entry.missing[name])
+        return kept
 
     def _count_facts(self, reading: Reading) -> None:
         for kind, count in Counter(BY_BODY[type(fact.body)].name for fact in reading.facts).items():

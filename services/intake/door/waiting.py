@@ -18,6 +18,16 @@ CallId = Annotated[Identifier, Path()]
 QueueName = Annotated[Code, Path()]
 
 
+class Enquiry(BaseModel):
+    """Which call asks, and what; `identified`: the caller has proved who it is."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    call_id: Identifier
+    lang: Language | None = None
+    question: str | None = Field(default=None, max_length=500)
+    identified: bool = False
+
+
 class Reason(BaseModel):
     """What the caller pressed or said."""
 
@@ -50,7 +60,17 @@ def router(house: House, assistant: Assistant) -> APIRouter:
         house.access.require(request, "ivr")
         return await assistant.board()
 
-    @routes.get("/queues/{queue}/guidance", summary="What to tell a waiting caller now")
+    @routes.post("/queues/{queue}/guidance", summary="What to tell a waiting caller now")
+    async def enquire(request: Request, queue: QueueName, asked: Enquiry) -> Guidance:
+        house.access.require(request, "ivr")
+        about = Asked(queue, asked.call_id, asked.lang, asked.question, identified=asked.identified)
+        return await _guided(assistant, about)
+
+    @routes.get(
+        "/queues/{queue}/guidance",
+        summary="The same, for a voice platform that can only GET",
+        description="A caller's own words do not belong into an address, which proxies log: POST them.",
+    )
     async def guidance(
         request: Request,
         queue: QueueName,
@@ -60,10 +80,7 @@ def router(house: House, assistant: Assistant) -> APIRouter:
         identified: Annotated[bool, Query(description="the caller has proved who he is")] = False,  # noqa: FBT002 - a query parameter
     ) -> Guidance:
         house.access.require(request, "ivr")
-        try:
-            return await assistant.guidance(Asked(queue, call_id, lang, question, identified=identified))
-        except UnknownCall:
-            raise _unknown(call_id) from None
+        return await _guided(assistant, Asked(queue, call_id, lang, question, identified=identified))
 
     @routes.post(
         "/calls/{call_id:path}/reason", summary="Why the caller calls, by digit or in words", status_code=202
@@ -87,6 +104,13 @@ def router(house: House, assistant: Assistant) -> APIRouter:
         return {"promised": True}
 
     return routes
+
+
+async def _guided(assistant: Assistant, asked: Asked) -> Guidance:
+    try:
+        return await assistant.guidance(asked)
+    except UnknownCall:
+        raise _unknown(asked.call_id) from None
 
 
 def _unknown(call_id: str) -> Objection:

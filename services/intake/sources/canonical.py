@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from schemas.envelope import Body
+from services.intake.sources.sequence import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,14 @@ class Mapped:
 class Reading:
     """What one delivery of a source says: its facts, and the name of a type that means nothing to us.
 
-    `delivery` is the source's own id of the delivery: the same again is a duplicate.
+    `delivery` is the source's own id of the delivery: the same again is a duplicate. `place` is where it
+    stands in a feed that numbers its events.
     """
 
     delivery: str
     facts: tuple[Mapped, ...] = ()
     unknown: str | None = None
+    place: Place | None = None
 
 
 class BadPayload(ValueError):

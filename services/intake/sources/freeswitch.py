@@ -27,6 +27,7 @@ from services.intake.sources.foreign import (
     plausible,
     visit_of,
 )
+from services.intake.sources.sequence import Place
 
 SUBCLASS = "callcenter::info"
 
@@ -61,15 +62,13 @@ Said = Iterator[tuple[type[Body], dict[str, Any]]]
 """Facts before they are bodies: kind, and what only this kind says."""
 
 
-class Position(Payload):
-    """Where an event stands in its feed; the numbers begin again with each start of the switch."""
-
+class _Numbered(Payload):
     core: Identifier = Field(validation_alias="Core-UUID")
     sequence: Annotated[int, BeforeValidator(_count)] = Field(validation_alias="Event-Sequence")
     at: Stamp = Field(validation_alias="Event-Date-Timestamp")
 
 
-class _Event(Position):
+class _Event(_Numbered):
     """A known event that says nothing of a call's way; the others say more."""
 
     @property
@@ -245,20 +244,22 @@ CHANNELS: Mapping[str, type[_Event]] = {
 def facts(payload: object, source: str = "freeswitch") -> Reading:
     """Tell what one event says; `payload` holds its headers by name.
 
-    `delivery` is `Core-UUID` and `Event-Sequence`: the same again is a duplicate. Raises BadPayload with
-    the header's name.
+    `delivery` is `Core-UUID` and `Event-Sequence`: the same again is a duplicate. The switch numbers all its
+    events, wanted or not: only where all of them are sent does a jump mean that one is missing. Raises
+    BadPayload with the header's name.
     """
     headers = fields_of(payload, "")
-    position = Position.read(headers)
-    delivery = f"{position.core}|{position.sequence}"
+    event = _Numbered.read(headers)
+    place = Place(event.core, event.sequence, event.at)
+    delivery = f"{place.core}|{place.sequence}"
     name = headers.get("Event-Name")
     kind = CHANNELS.get(name) if isinstance(name, str) else None
     if name == "CUSTOM" and headers.get("Event-Subclass") == SUBCLASS:
         name = headers.get("CC-Action")
         kind = ACTIONS.get(name) if isinstance(name, str) else None
     if kind is None:
-        return Reading(delivery, unknown=str(name)[:80])
-    return Reading(delivery, tuple(_say(kind.read(headers), delivery, source)))
+        return Reading(delivery, unknown=str(name)[:80], place=place)
+    return Reading(delivery, tuple(_say(kind.read(headers), delivery, source)), place=place)
 
 
 def _say(event: _Event, delivery: str, source: str) -> Iterator[Mapped]:
@@ -275,21 +276,3 @@ def _say(event: _Event, delivery: str, source: str) -> Iterator[Mapped]:
         )
         number = phone_of(event.number) if isinstance(event, _Created) else None
         yield Mapped(f"{source}|{delivery}|{kind.__name__}", body, number)
-
-
-def gap_between(
-    previous: Position, current: Position, source: str = "freeswitch"
-) -> telephony.SourceInterrupted | None:
-    """Tell what is missing between two events read one after the other; None when nothing is.
-
-    Only for a connection that asked for all events: the switch numbers them all, wanted or not. An event
-    with a lower number than the one before is a repetition or came late, and is no gap. `from_seq` and
-    `to_seq` are the first and the last missing number; after a restart nobody knows them.
-    """
-    span = {"source": source, "gap_from": previous.at, "gap_to": current.at}
-    if previous.core != current.core:
-        return telephony.SourceInterrupted(reason="source_restarted", **span)
-    if current.sequence <= previous.sequence + 1:
-        return None
-    missing = {"from_seq": previous.sequence + 1, "to_seq": current.sequence - 1}
-    return telephony.SourceInterrupted(reason="seq_jump", **span, **missing)

@@ -140,7 +140,7 @@ class Interval:
     @property
     def answer_rate(self) -> Figure:
         """Share 0..1 of the calls that no longer wait which an agent answered."""
-        return _ratio(self.answered, self.offered - self.waiting, Missing.NO_CALLS)
+        return answer_rate([self])
 
     @property
     def service_level(self) -> Figure:
@@ -197,6 +197,13 @@ def intervals_between(
     while start.astimezone(UTC) < until.astimezone(UTC):
         yield start, end
         start, end = interval_of(end, every, tz)
+
+
+def answer_rate(intervals: Iterable[Interval]) -> Figure:
+    """Share 0..1 of the calls that no longer wait which an agent answered, over all these intervals."""
+    counted = list(intervals)
+    settled = sum(one.offered - one.waiting for one in counted)
+    return _ratio(sum(one.answered for one in counted), settled, Missing.NO_CALLS)
 
 
 def by_interval(
