@@ -213,36 +213,61 @@ def test_the_needs_are_events_that_the_switch_really_maps():
     assert not judged("pbx", Findings())["fine"]
 
 
+def ended(number):
+    return {
+        "specversion": "1.0", "id": f"e-{number}", "source": "/pbx", "type": BY_BODY[telephony.CallEnded].wire,
+        "time": "2026-11-25T10:00:00Z",
+        "data": {"call_id": "c-1", "source": "pbx", "occurred_at": "2026-11-25T10:00:00Z", "cause": "normal"},
+    }  # fmt: skip
+
+
+def heartbeat(number):
+    stamp = str(int(time.time() * 1_000_000))
+    return {
+        "Event-Name": "HEARTBEAT", "Core-UUID": "core", "Event-Sequence": str(number),
+        "Event-Date-Timestamp": stamp,
+    }  # fmt: skip
+
+
+async def meanwhile(checking, url, event, kind):
+    """Deliver one event after the other until the check has ended; gives what it found."""
+    async with httpx.AsyncClient() as client:
+        numbers = count(1)
+        while not checking.done():
+            content = json.dumps(event(next(numbers)))
+            answer = await client.post(url, content=content, headers={"content-type": kind})
+            assert answer.status_code == 202
+    return await checking
+
+
 @pytest.mark.kafka
 async def test_a_webhook_is_told_its_address_and_what_arrived(world, tmp_path, monkeypatch):
-    listed = sources(tmp_path, {"name": "events", "kind": "cloudevents", "auth": "none"})
-    arguments = ["check", "events", "--sources", listed, "--dir", world.folder, "--json"]
-    code, printed = await hotline(*arguments, "--seconds", 1)
+    listed = sources(
+        tmp_path,
+        {"name": "events", "kind": "cloudevents", "auth": "none"},
+        {"name": "fs", "kind": "freeswitch", "auth": "none", "every_event": True},
+    )
+
+    def check(source, seconds):
+        arguments = ["--sources", listed, "--dir", world.folder, "--json", "--seconds", seconds]
+        return hotline("check", source, *arguments)
+
+    code, printed = await check("events", 1)
     assert (code, "the door does not run" in printed) == (3, True)
     monkeypatch.setenv("HOTLINE_SOURCES_FILE", str(listed))
     await asyncio.to_thread(world.start_beside, DOOR, world.place())
     await world.wait_ready(stages=(DOOR,))
-    code, nothing = await hotline(*arguments, "--seconds", 1)
-    assert (code, nothing["deliveries"], nothing["facts"]) == (1, 0, {})
-    listening = asyncio.create_task(hotline(*arguments, "--seconds", 2))
-    event = {
-        "specversion": "1.0", "id": "e-1", "source": "/pbx", "type": BY_BODY[telephony.CallEnded].wire,
-        "time": "2026-11-25T10:00:00Z",
-        "data": {"call_id": "c-1", "source": "pbx", "occurred_at": "2026-11-25T10:00:00Z", "cause": "normal"},
-    }  # fmt: skip
-    async with httpx.AsyncClient() as client:
-        numbers = count()
-        while not listening.done():
-            event["id"] = f"e-{next(numbers)}"
-            answer = await client.post(
-                nothing["url"],
-                content=json.dumps(event),
-                headers={"content-type": "application/cloudevents+json"},
-            )
-            assert answer.status_code == 202
-    code, found = await listening
-    assert code == 0
-    assert found["facts"].keys() == {"telephony.call-ended"}
-    # It counts facts a moment longer than deliveries, at both ends.
-    assert 1 <= found["deliveries"] <= found["facts"]["telephony.call-ended"]
-    assert found["auth"].startswith("none")
+    for source, event, kind, fact in (
+        ("events", ended, "application/cloudevents+json", "telephony.call-ended"),
+        ("fs", heartbeat, "application/json", "of no use to us"),
+    ):
+        code, nothing = await check(source, 1)
+        assert (code, nothing["deliveries"], nothing["facts"]) == (1, 0, {})
+        checking = asyncio.create_task(check(source, 2))
+        code, found = await meanwhile(checking, nothing["url"], event, kind)
+        assert code == 0
+        assert found["facts"].keys() == {fact}
+        # It counts facts a moment longer than deliveries, at both ends.
+        assert 0 <= found["deliveries"] <= found["facts"][fact]
+        assert (found["deliveries"] > 0) == (source == "events"), "what is of no use is counted, not kept"
+        assert found["auth"].startswith("none")
