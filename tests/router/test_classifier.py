@@ -312,7 +312,7 @@ def card(**changes) -> Card:
         "language": "en",
         "departments": ("cards", "lending"),
         "normaliser": 1,
-        "members": {"svm": 1.0},
+        "members": {"logistic": 1.0},
         "bias": (0.1, -0.1),
         "unit": 0.001,
         "temperature": 0.5,

@@ -20,7 +20,7 @@ PRECISION = 0.95
 ONE_SIDED_95 = 1.6448536269514722
 """The standard normal's 95 % quantile."""
 BINS = 15
-_COLDEST, _HOTTEST = -1.0, 2.0  # log10 of the temperature; colder is only what no real text is: never wrong
+_COLDEST, _HOTTEST = -0.5, 2.0  # log10 of the temperature; colder is only what no real text is: never wrong
 _NOISES = np.arange(21) / 200  # 0 … 10 %
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
