@@ -5,11 +5,9 @@ Exit codes: 0 fine, 1 refused or an alarm rings, 2 usage, 3 cannot reach.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -22,8 +20,9 @@ if TYPE_CHECKING:
     from chassis.vault import Vault
     from services.router.classifier.model import Card, Model
     from services.router.classifier.text import Language
-    from services.router.learning import Agreement, Gauge, Lesson, Line, Promotion, Score, Share
+    from services.router.learning import Agreement, Gauge, Lesson, Line, Score, Share
     from services.router.lessons import Act, Activation, Role, StoredModel, Window
+    from services.router.lessons.night import Night, NotTrained, Trained
 
 model_app = typer.Typer(
     help="The classifier: what decides, how good it is, how it learns.", no_args_is_help=True
@@ -505,14 +504,22 @@ def train(
     json: Json = False,
 ) -> None:
     """Learn from what people have corrected, judge on cases not learnt from, and store the model."""
+    from chassis.clock import utc_now
     from services.router import lessons
+    from services.router.lessons import night
 
     languages = (_language(language),) if language else LANGUAGES
 
     async def work() -> list[dict[str, Any]]:
         async with _with_vault(folder) as (database, vault):
             found = await lessons.labelled(database, vault, _counted("lessons read"))
-            return [await _trained(database, one, found.get(one, ()), least, out) for one in languages]
+            done = []
+            for one in languages:
+                trained = await night.train(
+                    database, one, found.get(one, ()), utc_now(), least=least, out=out, progress=show.progress
+                )
+                done.append(_trained(one, trained))
+            return done
 
     done = _run(work())
     if json:
@@ -531,89 +538,36 @@ def _print_trained(done: Sequence[dict[str, Any]]) -> None:
             say(f"{one['language']}: not trained", one["why"], one["next"], PROBLEM)
 
 
-_TRIAGE = "hotline triage list: each decision there is a lesson"
+def _trained(language: str, found: Trained | NotTrained) -> dict[str, Any]:
+    from services.router.lessons.night import NotTrained
 
-
-async def _trained(
-    database: Database, language: Language, found: Sequence[Lesson], least: int, out: Path | None = None
-) -> dict[str, Any]:
-    """Train and store one language's model; says why not where it cannot."""
-    from chassis.clock import utc_now
-    from services.router import learning, lessons
-    from services.router.classifier.model import save_model
-    from services.router.classifier.training import TooFewLabels
-
-    learn, held_out = learning.split(found)
-    if len(learn) < least:
-        return _not(language, f"{len(learn):,} lessons to learn from, {least:,} are demanded", _TRIAGE)
-    try:
-        show.progress(f"{language}: learning from {len(learn):,} lessons, {len(held_out):,} held out")
-        trained = await asyncio.to_thread(_fit, language, learn)
-        with TemporaryDirectory() as here:
-            place = out / language if out else Path(here)
-            save_model(trained.files, place)
-            async with database.transaction() as tx:
-                model, _ = await lessons.store_model(tx, place, utc_now())
-    except TooFewLabels as error:
-        return _not(language, str(error), _TRIAGE)
-    except ModuleNotFoundError as error:
-        return _not(language, str(error), "pip install hotline[train]", failed=True)
-    except lessons.Refused as refused:
-        return _not(language, refused.why, _TRIAGE, failed=True)
-    judged = learning.score(learning.judge(model, held_out))
+    if isinstance(found, NotTrained):
+        return {"language": language, "why": found.why, "next": found.next_step, "failed": found.failed}
+    card = found.model.card
     return {
         "language": language,
-        "version": model.card.version,
-        "sha256": model.sha256,
-        "learnt_from": len(learn),
-        "held_out": _score(judged),
-        "metrics": model.card.metrics.model_dump(),
+        "version": card.version,
+        "sha256": found.model.sha256,
+        "learnt_from": found.learnt_from,
+        "held_out": _score(found.held_out),
+        "metrics": card.metrics.model_dump(),
     }
-
-
-def _not(language: str, why: str, next_step: str, *, failed: bool = False) -> dict[str, Any]:
-    return {"language": language, "why": why, "next": next_step, "failed": failed}
-
-
-def _fit(language: Language, learn: Sequence[Lesson]) -> Any:
-    from chassis.clock import utc_now
-    from services.router.classifier import training
-
-    now = utc_now()
-    about = training.About(
-        version=f"{language}-{now:%Y%m%d.%H%M%S}",
-        what="Trained on what people of this hotline have corrected.",
-        data=_data_of(learn),
-        created_at=now,
-    )
-    return training.train(
-        [one.text for one in learn],
-        [one.department for one in learn],
-        language,
-        about,
-        [one.group for one in learn],
-    )
-
-
-def _data_of(learn: Sequence[Lesson]) -> str:
-    from services.router.learning import digest_of
-
-    newest = max(one.at for one in learn)
-    return f"{len(learn)} lessons up to {newest:%Y-%m-%d}, digest {digest_of(learn)}"
 
 
 @model_app.command("retrain")
 def retrain(shipped: Installed = SHIPPED, folder: Folder = UP, json: Json = False) -> None:
     """The nightly job: judge the watched model and let it decide if it is better; then train the next one.
 
-    While a model is watched no other is trained: it would never be watched for long enough.
+    While a model is watched no other is trained: it would never be watched for long enough. Under
+    `hotline up` it is done each night without anybody.
     """
-    from services.router import lessons
+    from chassis.clock import utc_now
+    from services.router.lessons.night import nights
 
     async def work() -> list[dict[str, Any]]:
         async with _with_vault(folder) as (database, vault):
-            found = await lessons.labelled(database, vault, _counted("lessons read"))
-            return [await _night(database, one, found.get(one, ()), shipped) for one in LANGUAGES]
+            done = await nights(database, vault, shipped, utc_now(), show.progress)
+        return [_night(one) for one in done]
 
     done = _run(work())
     if json:
@@ -637,113 +591,13 @@ def _of_night(one: dict[str, Any]) -> list[str]:
     return printed
 
 
-async def _night(
-    database: Database, language: Language, found: Sequence[Lesson], shipped: Path
-) -> dict[str, Any]:
-    """One language's night: what became of the watched model, and of the next one."""
-    given = await _in_force(database, language)
-    done: dict[str, Any] = {"language": language, "watched": None, "trained": None}
-    watched = given["shadow"]
-    if watched is not None and watched.sha256 != _NONE:
-        judged = await _judged(database, watched, given["active"], found, shipped)
-        judged = await _concluded(database, given, judged)
-        done |= {"watched": watched.sha256, "verdict": judged.verdict, "why": "; ".join(judged.why)}
-        if judged.verdict == "watch":
-            return done
-    done["trained"] = await _next(database, language, found)
+def _night(one: Night) -> dict[str, Any]:
+    done: dict[str, Any] = {"language": one.language, "watched": one.watched, "trained": None}
+    if one.judged is not None:
+        done |= {"verdict": one.judged.verdict, "why": "; ".join(one.judged.why)}
+    if one.trained is not None:
+        done["trained"] = _trained(one.language, one.trained)
     return done
-
-
-async def _in_force(database: Database, language: str) -> dict[Role, Activation | None]:
-    from services.router import lessons
-
-    async with database.session() as tx:
-        given = await lessons.activations(tx)
-    return {role: given.get((role, language)) for role in ROLES}
-
-
-async def _judged(
-    database: Database,
-    watched: Activation,
-    active: Activation | None,
-    found: Sequence[Lesson],
-    shipped: Path,
-) -> Promotion:
-    from chassis.clock import utc_now
-    from services.router import learning, lessons
-
-    held_out = learning.split(found)[1]
-    seen = len(await lessons.said_by_shadow(database, watched))
-    async with database.session() as tx:
-        try:
-            shadow = await lessons.loaded(tx, watched.sha256)
-        except lessons.Refused as refused:
-            return learning.Promotion("discard", (refused.why,))
-        deciding = await _deciding(tx, active, watched.language, shipped)
-    return learning.promotion(
-        utc_now() - watched.activated_at,
-        seen,
-        learning.score(learning.judge(shadow, held_out)),
-        learning.score(learning.judge(deciding, held_out)) if deciding else None,
-        switched_off=active is not None and active.sha256 == _NONE,
-    )
-
-
-async def _deciding(tx: Tx, active: Activation | None, language: str, shipped: Path) -> Model | None:
-    """The model that decides: the one activated, else the installation's; None: none, or it is unusable."""
-    from services.router import lessons
-    from services.router.reading import load_shipped
-
-    if active is None:
-        own = load_shipped(shipped)
-        return None if isinstance(own, str) else own.get(language)
-    try:
-        return None if active.sha256 == _NONE else await lessons.loaded(tx, active.sha256)
-    except lessons.Refused as refused:
-        show.progress(f"{language}: the active model may not be used: {refused.why}")
-        return None
-
-
-async def _concluded(
-    database: Database, given: dict[Role, Activation | None], judged: Promotion
-) -> Promotion:
-    """Do what the judgement says, unless a person has done something while it was made."""
-    from services.router import learning, lessons
-
-    watched = given["shadow"]
-    assert watched is not None
-    if judged.verdict == "watch":
-        return judged
-    act = act_of("retrain", "; ".join(judged.why)[:500])
-    async with database.transaction() as tx:
-        await lessons.hold_still(tx)
-        now = await lessons.activations(tx)
-        if any(now.get((role, watched.language)) != one for role, one in given.items()):
-            return learning.Promotion("watch", ("somebody has activated another model meanwhile",))
-        if judged.verdict == "promote":
-            model = await lessons.model_named(tx, watched.sha256)
-            await lessons.activate_model(tx, model, "active", act)
-        else:
-            await lessons.switch_off(tx, watched.language, act, "shadow")
-    return judged
-
-
-async def _next(database: Database, language: Language, found: Sequence[Lesson]) -> dict[str, Any]:
-    """Train the next model and have it watched; the same lessons would give the same model again."""
-    from services.router import learning, lessons
-    from services.router.classifier.training import LEAST_LABELS
-
-    learn = learning.split(found)[0]
-    async with database.session() as tx:
-        stored = await lessons.stored_models(tx, LISTED)
-    if any(not isinstance(card, str) and learning.digest_of(learn) in card.data for _, card in stored):
-        return _not(language, "no lesson is new since the last training", _TRIAGE)
-    trained = await _trained(database, language, found, LEAST_LABELS)
-    if "sha256" in trained:
-        async with database.transaction() as tx:
-            model = await lessons.model_named(tx, trained["sha256"])
-            await lessons.activate_model(tx, model, "shadow", act_of("retrain", "trained on new lessons"))
-    return trained
 
 
 # ------------------------------------------------------------ figures, drift, restrictions
@@ -815,23 +669,16 @@ def watch(
 ) -> None:
     """Look for drift; where the classifier is wrong too often, it decides no more for that department.
 
-    It stays so until `hotline model allow`; meanwhile its alarm goes on ringing.
+    It stays so until `hotline model allow`; meanwhile its alarm goes on ringing. Under `hotline up` it is
+    done each hour without anybody.
     """
-    from datetime import timedelta
-
     from services.router import lessons
 
-    length = {"day": timedelta(days=1), "hour": timedelta(hours=1)}.get(window)
+    length = lessons.WINDOWS.get(window)
     if length is None:
         raise typer.Exit(say("no such window", window, "--window day, or --window hour", USAGE))
     act = act_of("watch", f"alarm of the last {window}")
-
-    async def work(tx: Tx) -> tuple[list[Gauge], list[str]]:
-        found = await lessons.watch(tx, length, act.at)
-        new = [str(one.department) for one in found if one.restricts and await lessons.restrict(tx, one, act)]
-        return found, sorted(set(new))
-
-    found, restricted = in_router(folder, work)
+    found, restricted = in_router(folder, lambda tx: lessons.supervise(tx, length, act))
     if json:
         show.as_json(
             {

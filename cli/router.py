@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,14 +20,14 @@ from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
 if TYPE_CHECKING:
     from chassis.postgres import Database
     from chassis.vault import Vault
-    from cli.world import Place, World
+    from cli.world import World
     from schemas.router import Explanation
     from services.router.classifier.model import Model
-    from services.router.decision import Desk, Scored
+    from services.router.decision import Scored
+    from services.router.departments import Departments
     from services.router.reading import Reading
     from services.router.replay import Difference, Inputs, Recorded
     from services.router.rules import Ruleset
-    from services.router.settings import RouterSettings
 
 router_app = typer.Typer(help="What the router decided, and would decide.", no_args_is_help=True)
 PAGE, PROGRESS_EVERY = 500, 5_000
@@ -156,17 +156,14 @@ async def _replayed(
 ) -> Tally:
     from cli.world import connected
     from services.router.decision import Desk
-    from services.router.departments import load_departments
     from services.router.reading import Reading
 
     place = world.place()
-    settings = _settings(world, place)
     vault = await world.vault(place)
     try:
         async with connected(place, "router") as database:
-            desk = Desk(departments=load_departments(settings.departments_file))
-            versions = await Versions.of(database, settings, ruleset, model)
-            again = Again(vault, Reading(vault, desk, {}), desk, versions)
+            versions = await Versions.of(database, ruleset, model)
+            again = Again(vault, Reading(vault, Desk(), {}), versions)
             again.tally.kept_since = await _kept_since(database, span[0])
             async for page in _decisions(database, span, limit):
                 before = again.tally.taken // PROGRESS_EVERY
@@ -178,18 +175,6 @@ async def _replayed(
             return again.tally
     finally:
         await vault.close()
-
-
-def _settings(world: World, place: Place) -> RouterSettings:
-    from pydantic import SecretStr
-
-    from services.router.settings import RouterSettings
-
-    return RouterSettings(
-        kafka_bootstrap=place.bootstrap,
-        database_url=SecretStr(place.database_url),
-        master_key_file=world.master_key,
-    )
 
 
 async def _kept_since(database: Database, since: datetime) -> datetime | None:
@@ -253,26 +238,20 @@ def _recorded(row: Any) -> Recorded | None:
 
 
 class Versions:
-    """The rules and models that decided, by their hashes; or those that shall decide instead."""
+    """The rules, departments and models that decided, by their hashes; or those that shall decide instead."""
 
-    def __init__(
-        self, database: Database, rulesets: Mapping[str, Ruleset], models: Mapping[str, Model]
-    ) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._rulesets: dict[str, Ruleset | None] = dict(rulesets)
-        self._models: dict[str, Model | None] = dict(models)
+        self._rulesets: dict[str, Ruleset | None] = {}
+        self._departments: dict[str, Departments | None] = {}
+        self._models: dict[str, Model | None] = {}
         self.ruleset: Ruleset | None = None
         self.models: Mapping[str, Model] = {}
 
     @classmethod
-    async def of(cls, database: Database, settings: RouterSettings, ruleset: str, model: str) -> Versions:
-        """Have the shipped versions at hand, and those that were asked for; BadRules, BadModel."""
-        from services.router.reading import load_shipped
-        from services.router.rules import load_rules
-
-        rules, shipped = load_rules(settings.rules_file), load_shipped(settings.models)
-        models = {} if isinstance(shipped, str) else {one.sha256: one for one in shipped.values()}
-        versions = cls(database, {rules.sha256: rules}, models)
+    async def of(cls, database: Database, ruleset: str, model: str) -> Versions:
+        """Have at hand what was asked for, if anything; BadRules, BadModel."""
+        versions = cls(database)
         if ruleset:
             versions.ruleset = await versions._asked_rules(ruleset)
         if model:
@@ -289,7 +268,8 @@ class Versions:
 
         if Path(asked).is_file():
             return load_rules(Path(asked))
-        found = await self.ruleset_of(await self._whole("rulesets", asked, self._rulesets))
+        kept = "(select sha256 from rulesets union select sha256 from documents where kind = 'rules')"
+        found = await self.ruleset_of(await self._whole(kept, asked))
         if found is None:
             raise BadRules(
                 asked, [Fault(0, "ruleset", "is neither a file nor the hash of rules in force once")]
@@ -306,17 +286,16 @@ class Versions:
             if not models:
                 raise BadModel(f"{asked}: holds no model; give the folder of a model or of a bundle")
             return list(models.values())
-        found = await self.model_of(await self._whole("models", asked, self._models))
+        found = await self.model_of(await self._whole("(select sha256 from models)", asked))
         if found is None:
             raise BadModel(f"{asked}: is neither a folder nor the hash of a model that is stored")
         return [found]
 
-    async def _whole(self, table: str, asked: str, known: Mapping[str, Any]) -> str:
+    async def _whole(self, kept: str, asked: str) -> str:
         """Complete the beginning of a hash; what cannot be completed stays as it is."""
         async with self._database.session() as tx:
-            rows = await tx.fetch(f"select distinct sha256 from {table} where starts_with(sha256, $1)", asked)
-        found = {row["sha256"] for row in rows} | {sha256 for sha256 in known if sha256.startswith(asked)}
-        return found.pop() if len(found) == 1 else asked
+            rows = await tx.fetch(f"select sha256 from {kept} k where starts_with(sha256, $1) limit 2", asked)
+        return str(rows[0]["sha256"]) if len(rows) == 1 else asked
 
     async def ruleset_of(self, sha256: str) -> Ruleset | None:
         """Give the rules of this hash; None when they are kept nowhere."""
@@ -332,6 +311,21 @@ class Versions:
                 found = None
             self._rulesets[sha256] = found if found and found.sha256 == sha256 else None
         return self._rulesets[sha256]
+
+    async def departments_of(self, sha256: str) -> Departments | None:
+        """Give the departments of this hash; None when they are kept nowhere."""
+        from services.router import store
+        from services.router.departments import BadDepartments, parse_departments
+
+        if sha256 not in self._departments:
+            async with self._database.session() as tx:
+                document = await store.departments(tx, sha256)
+            try:
+                found = parse_departments(document) if document else None
+            except BadDepartments:
+                found = None
+            self._departments[sha256] = found if found and found.sha256 == sha256 else None
+        return self._departments[sha256]
 
     async def model_of(self, sha256: str) -> Model | None:
         """Give the model of this hash; None when it is kept nowhere, or cannot be read any more."""
@@ -356,8 +350,8 @@ class _Gap(Exception):
 class Again:
     """Takes decisions again, page by page, and counts."""
 
-    def __init__(self, vault: Vault, reading: Reading, desk: Desk, versions: Versions) -> None:
-        self._vault, self._reading, self._desk, self._versions = vault, reading, desk, versions
+    def __init__(self, vault: Vault, reading: Reading, versions: Versions) -> None:
+        self._vault, self._reading, self._versions = vault, reading, versions
         self.tally = Tally()
 
     async def take(self, page: Sequence[Recorded]) -> None:
@@ -377,6 +371,7 @@ class Again:
     async def _again(self, recorded: Recorded) -> Difference | None:
         from chassis.vault import ERASED
         from services.router.classifier.text import NORMALISER
+        from services.router.decision import Desk
         from services.router.replay import again, difference, inputs_of
 
         why = recorded.routed.explanation
@@ -390,7 +385,10 @@ class Again:
         ruleset = self._versions.ruleset or await self._versions.ruleset_of(why.ruleset_sha256)
         if ruleset is None:
             raise _Gap("ruleset_unknown")
-        desk = replace(self._desk, ruleset=ruleset, normaliser=NORMALISER)
+        departments = await self._versions.departments_of(why.departments_sha256 or "")
+        if departments is None:
+            raise _Gap("departments_unknown")
+        desk = Desk(ruleset, departments, normaliser=NORMALISER)
         scored, degraded = await self._scored(inputs, why)
         choice = again(recorded, why, inputs, desk, scored, degraded)
         return difference(recorded, why, choice, same=self._versions.as_recorded)

@@ -1,9 +1,10 @@
-"""Verbs of triage: what waits for a person's decision, what was suggested, and the decision itself."""
+"""Verbs of triage: what waits for a person, what was suggested, who has room, and the decision itself."""
 
 from __future__ import annotations
 
 import asyncio
 import json as json_text
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,10 +12,17 @@ import typer
 
 from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
 
+SHIPPED = Path(__file__).parents[1] / "services" / "router" / "departments.yaml"
 triage_app = typer.Typer(help="Cases that wait for a person to name the department.", no_args_is_help=True)
 _WAITING = (
     "select case_id, case_no, language, phase, stage, rule, changed_at, abstained, audit, top, moves"
     " from routings where (phase = 'parked' or (phase = 'routed' and department = 'triage'))"
+)
+
+# The resolver is told when a case ends; the router is not.
+_HELD = (
+    "select document::json ->> 'department' as department, count(*)::int as held from entities"
+    " where phase in ('delivered', 'in_progress', 'waiting') group by 1"
 )
 
 
@@ -56,6 +64,62 @@ def _line(row: Any) -> dict[str, Any]:
 
 def _words(suggested: list[dict[str, Any]]) -> str:
     return ", ".join(f"{one['department']} {one['p']:.2f}" for one in suggested) or "— none"
+
+
+@triage_app.command("departments")
+def departments(
+    file: Annotated[
+        Path, typer.Option("--file", help="Departments file.", envvar="HOTLINE_DEPARTMENTS_FILE")
+    ] = SHIPPED,
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """What each department holds and should at most, whether it works, whether the classifier may decide."""
+    from chassis.clock import utc_now
+    from cli import show
+    from cli.world import World, connected
+    from services.router.departments import BadDepartments, load_departments
+    from services.router.lessons import restrictions
+
+    async def work() -> tuple[dict[str, int], set[str]]:
+        place = World(folder).place()
+        async with connected(place, "resolver") as database, database.session() as tx:
+            held = {row["department"]: row["held"] for row in await tx.fetch(_HELD)}
+        async with connected(place, "router") as database, database.session() as tx:
+            return held, {one["department"] for one in await restrictions(tx)}
+
+    try:
+        known, now = load_departments(file), utc_now()
+    except BadDepartments as error:
+        raise typer.Exit(
+            say("departments may not be used", str(error), "correct the file", PROBLEM)
+        ) from None
+    held, restricted = run(work())
+    rows = [
+        {
+            "department": code,
+            "open": held.get(code, 0),
+            "capacity": profile.capacity,
+            "full": profile.capacity is not None and held.get(code, 0) >= profile.capacity,
+            "works_now": known.is_open(code, now),
+            "takes": profile.takes,
+            "classifier_may": code not in restricted,
+        }
+        for code, profile in known.departments.items()
+    ]
+    if json:
+        show.as_json(rows)
+    else:
+        show.table("departments · open cases as the resolver knows them", [_in_words(row) for row in rows])
+    raise typer.Exit(FINE)
+
+
+def _in_words(row: dict[str, Any]) -> dict[str, Any]:
+    words = {True: "yes", False: "no", None: "any number"}
+    return {
+        name: words[value] if value is None or isinstance(value, bool) else value
+        for name, value in row.items()
+    }
 
 
 @triage_app.command("assign")

@@ -27,8 +27,8 @@ from deploy.local.processes import recall, remember
 from schemas.topics import STAGES
 
 Progress = Callable[[str], None]
-OBSERVER, DOOR = "observer", "door"
-BESIDE = {OBSERVER: "observer", DOOR: "services.intake.door"}
+OBSERVER, DOOR, LESSONS = "observer", "door", "lessons"
+BESIDE = {OBSERVER: "observer", DOOR: "services.intake.door", LESSONS: "services.router.lessons"}
 """What runs beside the stages, and its module."""
 PROCESSES = (*STAGES, *BESIDE)
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -210,7 +210,7 @@ class World:
                 remember(self.folder / f"{stage}.pid", psutil.Process(pid))
 
     def start_beside(self, name: str, place: Place, extra: Mapping[str, str] | None = None) -> None:
-        """Start the observer or the door if it does not run, with its own log."""
+        """Start one of those beside the stages if it does not run, with its own log."""
         if self.pid_of(name) is not None:
             return
         (self.folder / f"{name}.port").unlink(missing_ok=True)
@@ -228,7 +228,7 @@ class World:
         remember(self.folder / f"{name}.pid", psutil.Process(process.pid))
 
     def pid_of(self, stage: str) -> int | None:
-        """The process id of a running stage, of the observer or of the door, or None."""
+        """The process id of a running stage, or of what runs beside; None when it does not run."""
         process = recall(self.folder / f"{stage}.pid")
         return process.pid if process is not None else None
 

@@ -3,7 +3,7 @@
 from typing import Literal
 from uuid import UUID
 
-from schemas.case import Case, Decision
+from schemas.case import Case, Decision, Severity
 from schemas.envelope import Body, Code, Identifier, Kind, Line, Moment, Request, message
 
 CASES = "router.cases"
@@ -63,6 +63,10 @@ class Explanation(Body):
 
     `input_sha256` is the digest of exactly what was read; `abstained` says why the classifier did not decide,
     `degraded` what was missing; `audit` marks a blind sample that a person judges without the suggestion.
+
+    What it was decided with beside rules and model: the departments by their hash, those for which the
+    classifier might not decide (`restricted`), whether samples were taken (`audits`); what it was decided of:
+    the `severity` before a rule raised it, the department of the case that this one `follows`.
     """
 
     decision_id: UUID
@@ -79,6 +83,11 @@ class Explanation(Body):
     abstained: Code | None = None
     degraded: Code | None = None
     audit: bool = False
+    departments_sha256: Code | None = None
+    restricted: tuple[Code, ...] = ()
+    audits: bool | None = None
+    severity: Severity | None = None
+    follows: Code | None = None
 
 
 @message("router.case-routed", topic=CASES)

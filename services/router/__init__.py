@@ -10,5 +10,6 @@ Promises: every case that asks for a department gets exactly one answer at once,
 
 Rooms:    `domain` moves a case, `decision` chooses; `rules`, `departments` and `classifier` are what it
           chooses by; `reading` brings words, scores and what is in force; `learning` and `lessons`
-          make tomorrow's model; `replay` takes decisions again.
+          make tomorrow's model and watch today's, in a process of their own (`python -m
+          services.router.lessons`); `replay` takes decisions again.
 """

@@ -48,5 +48,5 @@ def build(settings: Settings, vault: Vault) -> Stage:
         resolve_within=settings.resolve_within,
         urgent_within=settings.urgent_within,
     )
-    reading = Reading(vault, policy.desk, load_shipped(settings.models))
+    reading = Reading(vault, policy.desk, load_shipped(settings.models), settings.models)
     return replace(STAGE, policy=policy, prepare=reading.look_up)

@@ -185,7 +185,7 @@ def _verdict(case: Case, scored: Scored, ruled: Ruled, desk: Desk, now: datetime
 def _abstention(
     scored: Scored, first: str, best: float, margin: float, desk: Desk, case: Case, now: datetime
 ) -> str | None:
-    closed = desk.departments.why_not(first, case.language, now, 0) if desk.departments else None
+    closed = desk.departments.why_not(first, case.language, now) if desk.departments else None
     reasons = (
         (scored.abstains is not None, scored.abstains),
         (best < scored.threshold, "low_confidence"),
@@ -228,10 +228,16 @@ def _explain(
         candidates=ruled.candidates,
         excluded=tuple(sorted(excluded)),
         model=_said(read.scored, verdict) if read.scored else None,
-        shadow=_said(read.shadow, shadow) if read.shadow and shadow else None,
+        # What decides nothing need not be taken apart: the explanation stays small.
+        shadow=_said(replace(read.shadow, evidence=()), shadow) if read.shadow and shadow else None,
         abstained=verdict.abstained,
         degraded=read.degraded,
         audit=verdict.audit,
+        departments_sha256=desk.departments.sha256 if desk.departments else None,
+        restricted=tuple(sorted(desk.restricted)),
+        audits=desk.audits,
+        severity=case.severity,
+        follows=read.follows,
     )
 
 

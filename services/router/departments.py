@@ -1,12 +1,15 @@
 """The departments: what they are called, when and in which language they work, how much they may hold."""
 
+import json
 from datetime import date, datetime, timedelta
+from functools import cached_property
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self, cast
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, PlainSerializer, field_validator, model_validator
 
 from chassis.wallclock import WEEKDAYS, Interval, Weekday, ZoneName
 from schemas.case import Language
@@ -29,7 +32,12 @@ def _in_order(intervals: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], 
     return intervals
 
 
-Intervals = Annotated[tuple[Interval, ...], AfterValidator(_in_order)]
+def _written(intervals: tuple[tuple[int, int], ...]) -> list[str]:
+    return ["-".join(f"{at // 60:02}:{at % 60:02}" for at in interval) for interval in intervals]
+
+
+Intervals = Annotated[tuple[Interval, ...], AfterValidator(_in_order), PlainSerializer(_written)]
+Days = Annotated[frozenset[date], PlainSerializer(lambda days: sorted(map(str, days)))]
 
 
 class Week(Part):
@@ -48,22 +56,22 @@ class Profile(Part):
     """One department.
 
     `hours`: the name of a week of the file; `closed`: its own free days, beside the bank's; `capacity`: how
-    many open cases it may hold, None for any number; the times: None for those of the bank; `takes`: whether
-    it takes cases at all for the time being.
+    many open cases it should hold at most, None for any number: people see it, no decision depends on it; the
+    times: None for those of the bank; `takes`: whether it takes cases at all for the time being.
     """
 
     name: Named
     languages: tuple[Language, ...] = Field(min_length=1)
     hours: Code
-    closed: frozenset[date] = frozenset()
+    closed: Days = frozenset()
     capacity: int | None = Field(default=None, ge=1, strict=True)
     accept_within: timedelta | None = Field(default=None, gt=timedelta(), le=ACCEPT)
     resolve_within: timedelta | None = Field(default=None, gt=timedelta())
     takes: bool = Field(default=True, strict=True)
 
 
-Closed = Literal["takes_none", "language_not_spoken", "outside_hours", "full"]
-"""Why a department may not be given a case now."""
+Closed = Literal["takes_none", "language_not_spoken", "outside_hours"]
+"""Why the classifier may not give a department a case now."""
 
 
 class Departments(Part):
@@ -74,7 +82,7 @@ class Departments(Part):
 
     version: Annotated[Code, Field(max_length=40)]
     zone: ZoneName = "Asia/Shanghai"
-    closed: frozenset[date] = frozenset()
+    closed: Days = frozenset()
     worked: dict[date, Weekday] = Field(default_factory=dict)
     hours: dict[Code, Week]
     departments: dict[Department, Profile]
@@ -106,6 +114,17 @@ class Departments(Part):
         """Give a department's profile; raises KeyError for an unknown one."""
         return self.departments[cast("Department", code)]
 
+    @cached_property
+    def canonical(self) -> str:
+        """The departments as JSON that is the same for the same departments, and reads as a file does."""
+        plain = self.model_dump(mode="json")
+        return json.dumps(plain, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the canonical JSON, hexadecimal: it says which departments a decision knew."""
+        return sha256(self.canonical.encode()).hexdigest()
+
     def is_open(self, code: str, at: datetime) -> bool:
         """Tell whether a department works at a moment, by the wall clock of the bank's zone."""
         profile, wall = self[code], at.astimezone(ZoneInfo(self.zone))
@@ -116,8 +135,8 @@ class Departments(Part):
         minute = wall.hour * 60 + wall.minute
         return any(first <= minute < last for first, last in today)
 
-    def why_not(self, code: str, language: Language, at: datetime, open_cases: int) -> Closed | None:
-        """Say why a department may not be given one more case now, of those it holds open; None: it may."""
+    def why_not(self, code: str, language: Language, at: datetime) -> Closed | None:
+        """Say why the classifier may not give a department a case now; None: it may."""
         profile = self[code]
         if not profile.takes:
             return "takes_none"
@@ -125,8 +144,6 @@ class Departments(Part):
             return "language_not_spoken"
         if not self.is_open(code, at):
             return "outside_hours"
-        if profile.capacity is not None and open_cases >= profile.capacity:
-            return "full"
         return None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from chassis.clock import monotonic
+from chassis.clock import monotonic, utc_now
 from chassis.log import get_logger
 from chassis.postgres import Tx
 from chassis.step import Event
@@ -22,7 +22,7 @@ from schemas.case import Case, Personal
 from schemas.router import AssignmentRequested
 from services.router import store
 from services.router.classifier.model import MOST_BYTES, BadModel, Model, load_model, load_models
-from services.router.classifier.text import NORMALISER, language_of
+from services.router.classifier.text import NORMALISER, Language, language_of
 from services.router.decision import UNSUPPORTED, Desk, Read, Scored
 from services.router.domain import Policy
 from services.router.rules import Kept, Ruleset, parse_rules, reload_rules
@@ -41,13 +41,17 @@ class Reading:
     What cannot be loaded changes nothing: what was in force stays, and `faults` says what and why.
     """
 
-    def __init__(self, vault: Vault, desk: Desk, shipped: Mapping[str, Model] | str) -> None:
+    def __init__(
+        self, vault: Vault, desk: Desk, shipped: Mapping[str, Model] | str, folder: Path | None = None
+    ) -> None:
         self._vault, self._desk, self._shipped_rules = vault, desk, desk.ruleset
+        self._folder = folder
         self._unavailable = shipped if isinstance(shipped, str) else None
         self._shipped = {} if isinstance(shipped, str) else dict(shipped)
         self._active: dict[str, Model] = {}
         self._shadow: dict[str, Model] = {}
         self._off: frozenset[str] = frozenset()
+        self._perhaps_not_kept = self._hashes()
         self._looked_at = -LOOK_EVERY_S
         self._log = get_logger(stage="router")
         self.faults: dict[str, str] = {}
@@ -75,16 +79,17 @@ class Reading:
         scored, shadow, degraded = None, None, None
         if text is not None:
             began = monotonic()
-            scored = self.score(text, self._active)
+            language = language_of(text)
+            scored = self.score(text, language, self._active)
             if monotonic() - began > TOO_SLOW_S:
                 scored, degraded = None, "classifier_slow"
-            elif scored is None and self._lacks(language_of(text)):
+            elif scored is None and self._lacks(language):
                 degraded = "classifier_unavailable"
-            shadow = self.score(text, self._shadow)
+            shadow = self.score(text, language, self._shadow) if self._shadow else None
         follows = firsts.get(case.follows) if case.follows else None
         return Read(text=text, scored=scored, shadow=shadow, degraded=degraded, follows=follows)
 
-    def _lacks(self, language: str | None) -> bool:
+    def _lacks(self, language: Language | None) -> bool:
         """Whether a text has no score because something is missing, and not because somebody wants it so."""
         if language is None:
             return self._unavailable is not None and not self._off
@@ -103,9 +108,8 @@ class Reading:
         return text_of(personal)
 
     @staticmethod
-    def score(text: str, models: Mapping[str, Model]) -> Scored | None:
+    def score(text: str, language: Language | None, models: Mapping[str, Model]) -> Scored | None:
         """Score a text with the model of its language; None without one."""
-        language = language_of(text)
         if language is None:
             return UNSUPPORTED if models else None
         model = models.get(language)
@@ -123,7 +127,44 @@ class Reading:
         self._off = frozenset(language for language, digest in wanted["active"].items() if digest == NOBODY)
         self._active = await self._models(tx, "active", wanted["active"], self._shipped, self._active)
         self._shadow = await self._models(tx, "shadow", wanted["shadow"], {}, self._shadow)
+        if self._perhaps_not_kept:
+            await self._keep_shipped(tx)
         self._looked_at = monotonic()
+
+    def _hashes(self) -> frozenset[str]:
+        departments = self._desk.departments
+        models = self._shipped.values() if self._folder is not None else ()
+        hashes = {self._shipped_rules.sha256, *(model.sha256 for model in models)}
+        return frozenset(hashes | ({departments.sha256} if departments else set()))
+
+    async def _keep_shipped(self, tx: Tx) -> None:
+        """Keep what came with the installation: what it decides can then be taken again without its files.
+
+        Whether this transaction is committed shows at the next look, which finds nothing missing.
+        """
+        missing = await store.not_kept(tx, sorted(self._perhaps_not_kept))
+        rules, departments = self._shipped_rules, self._desk.departments
+        if rules.sha256 in missing:
+            await store.keep_document(tx, "rules", rules.sha256, rules.ruleset, rules.canonical())
+        if departments is not None and departments.sha256 in missing:
+            about = departments.sha256, departments.version, departments.canonical
+            await store.keep_document(tx, "departments", *about)
+        for language, model in self._shipped.items():
+            if model.sha256 in missing and not await self._keep_model(tx, language, model):
+                missing -= {model.sha256}
+        self._perhaps_not_kept = missing
+
+    async def _keep_model(self, tx: Tx, language: str, model: Model) -> bool:
+        """Keep a shipped model; False when its files are no longer those that were loaded."""
+        assert self._folder is not None
+        try:
+            content = await asyncio.to_thread(pack, self._folder / language)
+            await asyncio.to_thread(unpack, content, model.sha256)
+        except (BadModel, OSError) as error:
+            self._fault(f"kept {language}", str(error))
+            return False
+        await store.keep_model(tx, model.sha256, model.card.version, language, content, utc_now())
+        return True
 
     async def _ruleset(self, tx: Tx, digest: str | None) -> Ruleset:
         current = self._desk.ruleset

@@ -1,9 +1,8 @@
 """A recorded decision taken again, with what it was taken with or with other rules or models; pure.
 
-What a decision depended on is in its event: the case, its explanation, the moment. The rest follows from
-them. The severity before a rule raised it, and the department of the case that this one follows, are found
-by the digest of what was read, which only the right ones give. A restricted department is named by the
-abstention; that blind samples were taken, by a sample, or by a case that was decided in spite of them.
+What a decision depended on is in its event: the case, the moment, and its explanation, which names rules,
+model and departments by their hashes. Only the customer's words are not; the digest of what was read tells
+whether those that are known now are the same.
 """
 
 from collections.abc import Iterator
@@ -12,14 +11,14 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from schemas.case import Case, Severity
+from schemas.case import Case
 from schemas.router import CaseRouted, Explanation
-from schemas.topics import DEPARTMENTS
 from services.router.decision import Choice, Desk, Read, Scored, decide, hold, input_sha256
-from services.router.rules.view import SEVERITIES
 
 FOLLOWED = "follows_earlier_case"
-Gap = Literal["erased", "no_explanation", "inputs_unknown", "ruleset_unknown", "model_unknown"]
+Gap = Literal[
+    "erased", "no_explanation", "inputs_unknown", "ruleset_unknown", "model_unknown", "departments_unknown"
+]
 """Why a decision cannot be taken again; only of `erased` that is as it should be."""
 _NOT_COMPARED = frozenset({"shadow"})  # it decides nothing, and its model may be long gone
 
@@ -39,7 +38,6 @@ class Inputs:
 
     case: Case
     text: str | None
-    follows: str | None
 
 
 def inputs_of(routed: CaseRouted, why: Explanation, text: str | None) -> Inputs | None:
@@ -47,23 +45,15 @@ def inputs_of(routed: CaseRouted, why: Explanation, text: str | None) -> Inputs 
 
     `text` are the customer's words now; None: there are none, or none any more.
     """
-    excluded = frozenset(why.excluded)
-    for inputs in _possible(routed, text):
-        read = Read(text=inputs.text, follows=inputs.follows)
-        if input_sha256(inputs.case, read, excluded) == why.input_sha256:
-            return inputs
-    return None
-
-
-def _possible(routed: CaseRouted, text: str | None) -> Iterator[Inputs]:
     case = routed.case
-    raised = SEVERITIES.index(case.severity.value)
+    if why.severity is not None:
+        case = case.model_copy(update={"severity": why.severity})
     # A decision may also have been taken without the words that are known now.
     for words in dict.fromkeys((text, None)):
-        for severity in reversed(SEVERITIES[: raised + 1]):
-            before = case.model_copy(update={"severity": Severity(severity)})
-            for follows in (None, *DEPARTMENTS) if case.follows else (None,):
-                yield Inputs(before, words, follows)
+        read = Read(text=words, follows=why.follows)
+        if input_sha256(case, read, frozenset(why.excluded)) == why.input_sha256:
+            return Inputs(case, words)
+    return None
 
 
 def again(
@@ -74,25 +64,18 @@ def again(
     scored: Scored | None,
     degraded: str | None,
 ) -> Choice:
-    """Take the decision again; what a person had decided stays, as it did then."""
+    """Take the decision again; what a person had decided stays, as it did then.
+
+    `desk` has the rules and the departments; the explanation has what else was in force.
+    """
     routed, stage = recorded.routed, recorded.routed.why.stage
-    read = Read(text=inputs.text, scored=scored, degraded=degraded, follows=inputs.follows)
-    then = _as_it_was(desk, routed, why)
+    read = Read(text=inputs.text, scored=scored, degraded=degraded, follows=why.follows)
+    then = replace(desk, restricted=frozenset(why.restricted), audits=bool(why.audits))
     excluded, cause = frozenset(why.excluded), recorded.cause or UUID(int=0)
     if stage == "ruling" or (stage == "hold" and routed.why.rule != FOLLOWED):
         word = routed.department, stage, routed.why.rule
         return hold(inputs.case, *word, read, then, recorded.at, cause=cause, excluded=excluded)
     return decide(inputs.case, read, then, recorded.at, cause=cause, excluded=excluded)
-
-
-def _as_it_was(desk: Desk, routed: CaseRouted, why: Explanation) -> Desk:
-    first = why.model.top[:1] if why.model else ()
-    restricted = first if why.abstained == "department_restricted" else ()
-    return replace(
-        desk,
-        restricted=frozenset(one.department for one in restricted),
-        audits=why.audit or routed.why.stage not in {"model", "ruling"},
-    )
 
 
 # ------------------------------------------------------------ what differs

@@ -1,8 +1,9 @@
-"""The router's SQL: the reading copy of its cases, the rules and models in force."""
+"""The router's SQL: the reading copy of its cases, the rules and models in force, what decided once."""
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 from uuid import UUID
 
 from chassis.copies import Copy
@@ -89,9 +90,19 @@ async def in_force(tx: Tx) -> tuple[str | None, dict[tuple[str, str], str], froz
 
 
 async def ruleset(tx: Tx, sha256: str) -> str | None:
-    """Read the text of a ruleset that was activated."""
+    """Read the text of a ruleset that was activated, or came with the installation and decided."""
     found: str | None = await tx.fetchval(
-        "select document from rulesets where sha256 = $1 order by activation_id desc limit 1", sha256
+        "(select document from rulesets where sha256 = $1 order by activation_id desc limit 1)"
+        " union all select document from documents where sha256 = $1 and kind = 'rules' limit 1",
+        sha256,
+    )
+    return found
+
+
+async def departments(tx: Tx, sha256: str) -> str | None:
+    """Read the departments of this hash, with which something was decided."""
+    found: str | None = await tx.fetchval(
+        "select document from documents where sha256 = $1 and kind = 'departments'", sha256
     )
     return found
 
@@ -100,3 +111,41 @@ async def model(tx: Tx, sha256: str) -> bytes | None:
     """Read a stored model."""
     found: bytes | None = await tx.fetchval("select content from models where sha256 = $1", sha256)
     return found
+
+
+async def not_kept(tx: Tx, hashes: Sequence[str]) -> frozenset[str]:
+    """Tell which of these rules, departments and models lie neither in `documents` nor in `models`."""
+    rows = await tx.fetch(
+        "select unnest($1::text[]) as sha256"
+        " except select sha256 from documents except select sha256 from models",
+        hashes,
+    )
+    return frozenset(row["sha256"] for row in rows)
+
+
+async def keep_document(
+    tx: Tx, kind: Literal["rules", "departments"], sha256: str, version: str, document: str
+) -> None:
+    """Keep rules or departments under their hash, once."""
+    await tx.execute(
+        "insert into documents (sha256, kind, version, document) values ($1, $2, $3, $4)"
+        " on conflict do nothing",
+        sha256,
+        kind,
+        version,
+        document,
+    )
+
+
+async def keep_model(tx: Tx, sha256: str, version: str, language: str, content: bytes, now: datetime) -> bool:
+    """Keep a model, whole, under its hash; False when it is kept already."""
+    done = await tx.execute(
+        "insert into models (sha256, version, language, content, stored_at) values ($1, $2, $3, $4, $5)"
+        " on conflict do nothing",
+        sha256,
+        version,
+        language,
+        content,
+        now,
+    )
+    return done.endswith(" 1")

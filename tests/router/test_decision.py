@@ -47,6 +47,7 @@ def scored(*shares, abstains=None, language="en", **fields):
 
 
 SURE_OF_CARDS = scored(0.9, 0.05, 0.03)
+SURE_OF_LENDING = scored(0.02, 0.02, 0.92)
 SURE_OF_FRAUD = scored(0.02, 0.02, 0.02, 0.02, 0.92)
 
 
@@ -89,7 +90,21 @@ def test_a_persons_word_is_kept_and_the_routers_recorded_beside_it(stage, why):
     kept = hold(case, "wealth", stage, why, read, DESK, OPEN, cause=CAUSE)
     assert (kept.department, kept.stage, kept.rule) == ("wealth", stage, why)
     assert kept.severity is Severity.URGENT
-    assert kept.explanation == asked(read).explanation
+    # Who keeps a case or passes it on has seen what was said of it: nobody is asked blind.
+    expected = asked(read).explanation.model_copy(update={"audits": stage == "ruling"})
+    assert kept.explanation == expected
+
+
+def test_what_it_was_decided_with_is_in_the_explanation():
+    desk = replace(DESK, restricted=frozenset({"wealth", "cards"}))
+    read = Read("I lost my card", SURE_OF_FRAUD, follows="lending")
+    choice = asked(read, desk, severity="low")
+    why = choice.explanation
+    assert (choice.severity, why.severity) == (Severity.URGENT, Severity.LOW)
+    assert (why.departments_sha256, why.restricted) == (DESK.departments.sha256, ("cards", "wealth"))
+    assert (why.audits, why.follows) == (True, "lending")
+    bare = asked(Read(), Desk(RULES, audits=False)).explanation
+    assert (bare.departments_sha256, bare.restricted, bare.audits, bare.follows) == (None, (), False, None)
 
 
 # ------------------------------------------------------------ the classifier abstains
@@ -106,7 +121,7 @@ RESTRICTED = replace(DESK, restricted=frozenset({"cards"}))
         (Read("x", scored(0.79, 0.1)), DESK, OPEN, "low_confidence"),
         (Read("x", replace(scored(0.55, 0.41), threshold=0.5)), DESK, OPEN, "low_margin"),
         (Read("x", SURE_OF_CARDS), RESTRICTED, OPEN, "department_restricted"),
-        (Read("x", SURE_OF_CARDS), DESK, NIGHT, "department_outside_hours"),
+        (Read("x", SURE_OF_LENDING), DESK, NIGHT, "department_outside_hours"),
         (Read("x", degraded="classifier_slow"), DESK, OPEN, "classifier_unavailable"),
     ],
 )
@@ -265,7 +280,7 @@ def test_the_explanation_is_small_and_quotes_no_customer():
 
 def test_the_longest_explanation_that_the_shipped_rules_give_is_small_too():
     rules = load_rules(RouterSettings.model_fields["rules_file"].default)
-    desk = Desk(rules, load_departments())
+    desk = Desk(rules, load_departments(), restricted=frozenset(ASSIGNABLE))
     phrases = [
         phrase
         for rule in rules.rules

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from schemas.topics import DEPARTMENTS
 from services.router.departments import BadDepartments, load_departments, parse_departments
+from services.router.rules import Rule, load_rules
+from services.router.settings import RouterSettings
 
 SHIPPED = load_departments()
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -44,8 +46,16 @@ def test_the_shipped_file_has_every_department_and_names_it_in_both_languages():
     assert (SHIPPED["cards"].name.zh, SHIPPED["cards"].name.en) == ("银行卡部", "Cards")
 
 
-@pytest.mark.parametrize("code", ["triage", "fraud"])
+URGENT = {
+    rule.department
+    for rule in load_rules(RouterSettings.model_fields["rules_file"].default).rules
+    if isinstance(rule, Rule) and rule.band == "safety"
+}
+
+
+@pytest.mark.parametrize("code", sorted({"triage"} | URGENT))
 def test_somebody_is_always_there_for_what_cannot_wait(code):
+    """Rules do not ask for opening hours: where a safety rule sends a case, somebody must see it at once."""
     shut = [
         hour
         for hour in range(24 * 7)
@@ -85,18 +95,35 @@ def test_the_zone_of_the_question_makes_no_difference(moment, code):
 
 
 @pytest.mark.parametrize(
-    ("code", "language", "moment", "held", "why"),
+    ("code", "language", "moment", "why"),
     [
-        ("cards", "zh", at(21, "10:00"), 1, None),
-        ("cards", "zh", at(21, "10:00"), 2, "full"),
-        ("cards", "zh", at(21, "12:30"), 0, "outside_hours"),
-        ("cards", "en", at(21, "12:30"), 9, "language_not_spoken"),
-        ("digital", "zh", at(21, "10:00"), 0, "takes_none"),
-        ("fraud", "en", at(21, "03:00"), 10_000, None),
+        ("cards", "zh", at(21, "10:00"), None),
+        ("cards", "zh", at(21, "12:30"), "outside_hours"),
+        ("cards", "en", at(21, "12:30"), "language_not_spoken"),
+        ("digital", "zh", at(21, "10:00"), "takes_none"),
+        ("fraud", "en", at(21, "03:00"), None),
     ],
 )
-def test_why_a_department_may_not_be_given_a_case(code, language, moment, held, why):
-    assert GIVEN.why_not(code, language, moment, held) == why
+def test_why_a_department_may_not_be_given_a_case(code, language, moment, why):
+    assert GIVEN.why_not(code, language, moment) == why
+
+
+@pytest.mark.parametrize("departments", [SHIPPED, GIVEN], ids=["shipped", "given"])
+def test_what_is_kept_of_departments_reads_as_the_file_does(departments):
+    again = parse_departments(departments.canonical)
+    assert again == departments
+    assert again.sha256 == departments.sha256
+    assert again.is_open("fraud", at(25, "10:00")) == departments.is_open("fraud", at(25, "10:00"))
+
+
+def test_another_capacity_is_another_hash_and_another_order_is_not():
+    assert parse_departments(A_FILE.replace("capacity: 2", "capacity: 3")).sha256 != GIVEN.sha256
+    days = [f"2026-{month:02}-{day:02}" for month in range(1, 12) for day in range(1, 29)]
+    forwards, backwards = (
+        parse_departments(A_FILE.replace("[2026-12-25]", f"[{', '.join(order)}]"))
+        for order in (days, days[::-1])
+    )
+    assert forwards.sha256 == backwards.sha256
 
 
 def test_own_times_stand_beside_those_of_the_bank():

@@ -22,6 +22,7 @@ from services.router import lessons, store
 from services.router.classifier import training
 from services.router.domain import Label, Routing
 from services.router.learning import Lesson
+from services.router.lessons import night
 from services.router.rules import parse_rules
 from services.router.settings import RouterSettings
 from tests.given import NOW, a_case
@@ -570,7 +571,7 @@ async def test_what_a_person_does_during_the_nightly_job_stands(hotline, tmp_pat
     await hotline("activate", "en-2", "--role", "shadow", *WHY)
     async with hotline.database.transaction() as tx:
         await tx.execute("update model_activations set activated_at = activated_at - interval '3 days'")
-    judged = verbs._judged
+    judged = night._judged
 
     async def switched_off_meanwhile(database, *arguments):
         found = await judged(database, *arguments)
@@ -582,7 +583,7 @@ async def test_what_a_person_does_during_the_nightly_job_stands(hotline, tmp_pat
         assert found.verdict == "promote"
         return found
 
-    monkeypatch.setattr(verbs, "_judged", switched_off_meanwhile)
+    monkeypatch.setattr(night, "_judged", switched_off_meanwhile)
     (_, en), _ = await hotline.printed("retrain", "--shipped", tmp_path / "own")
     assert (en["verdict"], en["why"]) == ("watch", "somebody has activated another model meanwhile")
     assert (await hotline.in_force())[1] == {("active", "en"): "none", ("shadow", "en"): better.sha256}

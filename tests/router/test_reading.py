@@ -1,7 +1,9 @@
 """What a stage has in force, and that nothing which is missing, slow or damaged stops it."""
 
 import io
+import re
 import zipfile
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -10,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.router import reading as room
+from services.router import store
 from services.router.app import build
 from services.router.classifier.model import BadModel, save_model
+from services.router.classifier.text import language_of
 from services.router.decision import Desk, decide
-from services.router.departments import load_departments
+from services.router.departments import load_departments, parse_departments
 from services.router.domain import Policy
 from services.router.reading import (
     LOOK_EVERY_S,
@@ -61,15 +65,15 @@ class Heard:
 class Router:
     """What the stage reads with, its tables, its clock, its log."""
 
-    def __init__(self, vault, database, clock, shipped):
+    def __init__(self, vault, database, clock, shipped, folder=None):
         self.vault, self.database, self.clock = vault, database, clock
-        self.shipped = shipped
+        self.shipped, self.folder = shipped, folder
         self.start()
 
     def start(self):
         """A new process: nothing in memory."""
         structlog.reset_defaults()  # a verb that was tested before has closed what it logged to
-        self.reading, self.log = Reading(self.vault, DESK, self.shipped), Heard()
+        self.reading, self.log = Reading(self.vault, DESK, self.shipped, self.folder), Heard()
         self.reading._log = self.log
 
     async def a_case(self, text, language="en", **fields):
@@ -126,7 +130,8 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def router(vault, database, clock, tmp_path):
-    return Router(vault, database, clock, load_shipped(bundle(tmp_path / "models", "en", "zh")))
+    folder = bundle(tmp_path / "models", "en", "zh")
+    return Router(vault, database, clock, load_shipped(folder), folder)
 
 
 def packed(tmp_path, language="en", version="2"):
@@ -223,6 +228,77 @@ async def test_a_language_that_never_had_a_model_is_not_degraded(vault, database
     assert (choice.department, choice.rule, choice.explanation.degraded) == ("triage", "no_rule", None)
 
 
+LETTERS = st.text(st.characters() | st.sampled_from("卡丢了〇é ß_9ñп٣ª"), max_size=60)
+
+
+@given(LETTERS)
+def test_the_language_of_a_text_is_that_of_its_letters_counted_one_by_one(text):
+    letters = len(re.findall(r"[^\W\d_]", text))
+    han = len(re.findall("[\u3007\u3400-\u4dbf\u4e00-\u9fff]", text))
+    latin = len(re.findall("[A-Za-z\u00c0-\u024f]", text))
+    assert language_of(text) == ("zh" if 3 * han > letters else "en" if 2 * latin > letters else None)
+
+
+async def test_the_language_is_read_once_and_nothing_is_asked_of_a_shadow_that_is_not_there(
+    router, monkeypatch
+):
+    asked, score = [], Reading.score
+    monkeypatch.setattr(room, "language_of", lambda text: asked.append("language") or language_of(text))
+    monkeypatch.setattr(Reading, "score", staticmethod(lambda *of: asked.append("score") or score(*of)))
+    choice = await router.routed(await router.a_case(SURE["en"]))
+    assert (choice.department, asked) == ("cards", ["language", "score"])
+
+
+# ------------------------------------------------------------ what came with the installation is kept
+
+
+async def kept(router):
+    async with router.database.session() as tx:
+        rows = await tx.fetch("select sha256 from documents union all select sha256 from models")
+    return sorted(row["sha256"] for row in rows)
+
+
+def of_the_installation():
+    models = [sealed_model(language)[0].sha256 for language in ("en", "zh")]
+    return sorted([RULES.sha256, DESK.departments.sha256, *models])
+
+
+async def test_rules_departments_and_models_of_the_installation_are_kept_once(router):
+    await router.routed(await router.a_case("x"))
+    router.start()
+    await router.routed(await router.a_case("x"))
+    assert await kept(router) == of_the_installation()
+    async with router.database.session() as tx:
+        assert parse_rules(await store.ruleset(tx, RULES.sha256)).sha256 == RULES.sha256
+        assert parse_departments(await store.departments(tx, DESK.departments.sha256)) == DESK.departments
+        for language in ("en", "zh"):
+            sha256 = sealed_model(language)[0].sha256
+            assert unpack(await store.model(tx, sha256), sha256).sha256 == sha256
+
+
+async def test_what_a_batch_that_failed_had_kept_is_kept_by_the_next(router):
+    with suppress(ZeroDivisionError):
+        async with router.database.transaction() as tx:
+            await router.reading.look_up(tx, [], Policy())
+            raise ZeroDivisionError
+    assert await kept(router) == []
+    await router.routed(await router.a_case("x"), later=LOOK_EVERY_S)
+    assert await kept(router) == of_the_installation()
+
+
+async def test_a_model_whose_files_have_changed_since_is_named_and_stops_nothing(
+    router, tmp_path, monkeypatch
+):
+    packing = []
+    monkeypatch.setattr(room, "pack", lambda folder: packing.append(folder.name) or pack(folder))
+    save_model(sealed_model("en", "9")[1], tmp_path / "models" / "en")
+    for _ in range(2):
+        assert await said_by(router) == ("cards", "en-1", None)
+    assert [one["what"] for one in router.log.of("not_in_force")] == ["kept en"]
+    assert packing == ["en", "zh"]
+    assert set(of_the_installation()) - set(await kept(router)) == {sealed_model("en")[0].sha256}
+
+
 # ------------------------------------------------------------ slow
 
 
@@ -232,9 +308,9 @@ async def test_a_score_that_takes_too_long_is_not_waited_for_again_but_said(
 ):
     score = Reading.score
 
-    def slow(text, models):
+    def slow(*asked):
         clock.now += seconds
-        return score(text, models)
+        return score(*asked)
 
     monkeypatch.setattr(Reading, "score", staticmethod(slow))
     choice = await router.routed(await router.a_case(SURE["en"]))

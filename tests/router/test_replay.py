@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -20,6 +21,7 @@ from schemas.router import CaseRouted
 from schemas.topics import DEPARTMENTS
 from services.router.classifier.model import save_model
 from services.router.decision import Desk, Read
+from services.router.departments import FILE, load_departments, parse_departments
 from services.router.domain import DECISIONS, Policy
 from services.router.reading import pack, scored_by
 from services.router.replay import Recorded, again, difference, inputs_of
@@ -43,7 +45,19 @@ OTHER_RULES = RULES_TEXT.replace('ruleset: "1"', 'ruleset: "2"').replace(
     "department: payments", "department: wealth"
 )
 AT = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
+SHIPPED = load_departments()
 
+
+def closed_text():
+    """The departments' file, but cards have office hours, nobody is in the office, and wealth takes nothing."""
+    before, after = FILE.read_text("utf-8").split("\ndepartments:\n")
+    after = after.replace("hours: always", "hours: office", 1)
+    wealth = after.index("\n  wealth:")
+    after = after[:wealth] + after[wealth:].replace("hours: office", "hours: office\n    takes: false")
+    return f"{before[: before.index('  office:')]}  office: {{}}\n\ndepartments:\n{after}"
+
+
+CLOSED = parse_departments(closed_text())
 
 # ------------------------------------------------------------ pure
 
@@ -85,7 +99,10 @@ FIELDS = st.fixed_dictionaries(
     }
 )
 DESKS = st.builds(
-    lambda restricted, audits: Desk(RULES, restricted=restricted, audits=audits),
+    lambda departments, restricted, audits: Desk(
+        RULES, departments, restricted=restricted, audits=audits, normaliser=1
+    ),
+    st.none() | st.sampled_from([SHIPPED, CLOSED]),
     st.frozensets(st.sampled_from(ASSIGNABLE)),
     st.booleans(),
 )
@@ -97,7 +114,10 @@ def test_every_decision_is_the_same_when_it_is_taken_again_from_its_event_alone(
     """Restricted departments, the sample, the severity before, the earlier case: none of them is handed over."""
     follows = a_case().case_id if read.follows else None
     one = decided(read, desk, **fields, follows=follows)
-    assert replayed(one, read.text, Desk(RULES), read.scored) is None
+    known = {one.sha256: one for one in (SHIPPED, CLOSED)}
+    departments = known.get(one.routed.explanation.departments_sha256)
+    again = Desk(RULES, departments, normaliser=1)
+    assert replayed(one, read.text, again, read.scored) is None
 
 
 def test_the_severity_before_a_rule_raised_it_is_found():
@@ -195,7 +215,7 @@ def hotline(*arguments):
 
 
 @pytest.fixture
-async def rig(address, prefix, vault, tmp_path, monkeypatch):
+async def rig(address, prefix, vault, tmp_path):
     """A router that decides, in a world that the command finds under `tmp_path`."""
     structlog.reset_defaults()  # a verb that was tested before has closed what it logged to
     schema = f"{prefix}_router"
@@ -204,8 +224,6 @@ async def rig(address, prefix, vault, tmp_path, monkeypatch):
     (tmp_path / "world.json").write_text(json.dumps(asdict(place)))
     bundle(tmp_path / "models", "en", "zh")
     given = settings_in(tmp_path)
-    for name in ("rules_file", "departments_file", "models"):
-        monkeypatch.setenv(f"HOTLINE_{name.upper()}", str(getattr(given, name)))
     database = Database(address.database_url, schema, role=role_of(schema))
     await database.open()
     yield Rig(database, vault, given)
@@ -287,6 +305,38 @@ async def test_a_day_taken_again_with_what_decided_it_is_the_same_day(rig, repla
         "differences": [],
     }
     assert code == 0
+
+
+@pytest.mark.postgres
+async def test_departments_rules_and_models_that_came_and_went_are_no_longer_needed_as_files(
+    rig, replay, tmp_path
+):
+    dice = Random(7)
+    await day(rig, dice, 40)
+    folder = tmp_path / "later"
+    given = settings_in(folder, models=bundle(folder / "models", "zh"))
+    (folder / "rules.yaml").write_text(OTHER_RULES, "utf-8")
+    (folder / "closed.yaml").write_text(closed_text(), "utf-8")
+    rig.live(given.model_copy(update={"departments_file": folder / "closed.yaml"}))
+    await day(rig, dice, 40)
+    said = routings(rig)
+    assert len({one.explanation.departments_sha256 for one in said}) == 2
+    assert {one.explanation.ruleset for one in said} == {"1", "2"}
+    assert any(one.explanation.abstained == "department_outside_hours" for one in said)
+    assert {one.department for one in said if one.why.rule == "fees-too"} == {"branches"}
+    for one in (tmp_path / "rules.yaml", tmp_path / "departments.yaml", folder, tmp_path / "models"):
+        shutil.rmtree(one) if one.is_dir() else one.unlink()
+    found, code = await replay()
+    assert (found["decisions"], found["same"], found["not_replayable"], code) == (len(said), len(said), {}, 0)
+
+
+@pytest.mark.postgres
+async def test_a_decision_whose_departments_are_not_known_any_more_is_no_same_one(rig, replay):
+    await rig.say(message(recorded(await rig.case("about the fee", product="fee"))))
+    async with rig.database.session() as tx:
+        await tx.execute("delete from documents where kind = 'departments'")
+    found, code = await replay()
+    assert (found["same"], found["not_replayable"], code) == (0, {"departments_unknown": 1}, 1)
 
 
 @pytest.mark.postgres

@@ -22,9 +22,9 @@ _ADDRESS = re.compile(r"[a-z0-9._%+-]{1,64}@[a-z0-9.-]+")
 _MASKED = re.compile(r"\*{2,}|(?<![a-z])x{2,}(?![a-z])")  # what others have masked before us
 _NUMBER = re.compile(r"\d+(?:[ ./:,-]{1,2}\d+)*")
 _TOKEN = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+(?:'[a-z]+)?")
-_LETTER = re.compile(r"[^\W\d_]")
-_HAN_LETTER = re.compile(f"[{_HAN}]")
-_LATIN_LETTER = re.compile(r"[A-Za-z\u00c0-\u024f]")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_HAN_LETTERS = re.compile(f"[{_HAN}]+")
+_LATIN_LETTERS = re.compile(r"[A-Za-z\u00c0-\u024f]+")
 _FRAGMENTS = (2, 5)
 _PERSONAL = re.compile(
     r"[\d@]|\b(?:mr|mrs|ms|miss|mx|dr|name)\b|先|女士|小姐|太太|姓|叫|氏|[老小][王李张刘陈杨赵黄周吴]"
@@ -51,10 +51,14 @@ def language_of(text: str) -> Language | None:
     None: neither, or no letters at all. Other languages in Latin letters count as English; the model
     does not know their words, and abstains.
     """
-    letters = len(_LETTER.findall(text))
-    if 3 * len(_HAN_LETTER.findall(text)) > letters:
+    letters = _count(_LETTERS, text)
+    if 3 * _count(_HAN_LETTERS, text) > letters:
         return "zh"
-    return "en" if 2 * len(_LATIN_LETTER.findall(text)) > letters else None
+    return "en" if 2 * _count(_LATIN_LETTERS, text) > letters else None
+
+
+def _count(runs: re.Pattern[str], text: str) -> int:
+    return sum(map(len, runs.findall(text)))
 
 
 def tokens(normalised: str) -> list[str]:

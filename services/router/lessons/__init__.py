@@ -2,9 +2,12 @@
 
 Whatever changes what is in force is stored together with the record that says so; the running router sends
 the record and takes the change up within a second.
+
+`night` judges and trains; `python -m services.router.lessons` does so every night, and looks for drift every
+hour.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -176,16 +179,8 @@ async def store_model(tx: Tx, folder: Path, now: datetime) -> tuple[Model, bool]
     model = checked(folder)
     content = pack(folder)
     _usable(content, model.sha256)
-    done = await tx.execute(
-        "insert into models (sha256, version, language, content, stored_at) values ($1, $2, $3, $4, $5)"
-        " on conflict do nothing",
-        model.sha256,
-        model.card.version,
-        model.card.language,
-        content,
-        now,
-    )
-    return model, done.endswith(" 1")
+    card = model.card
+    return model, await store.keep_model(tx, model.sha256, card.version, card.language, content, now)
 
 
 def _usable(content: bytes | None, sha256: str) -> Model:
@@ -389,6 +384,20 @@ async def watch(tx: Tx, window: timedelta, now: datetime) -> list[Gauge]:
         await decided(tx, windows_before(since, now)),
         await decided(tx, [(now - TRAILING, now)]),
     )
+
+
+WINDOWS: Mapping[str, timedelta] = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+"""What is compared with the weeks before; corrections come too late to show in an hour."""
+
+
+async def supervise(tx: Tx, window: timedelta, act: Act) -> tuple[list[Gauge], list[str]]:
+    """Watch, and let the classifier decide no more for whichever department it is wrong too often.
+
+    Gives everything that was watched, and the departments that are taken from it now.
+    """
+    found = await watch(tx, window, act.at)
+    taken = {str(one.department) for one in found if one.restricts and await restrict(tx, one, act)}
+    return found, sorted(taken)
 
 
 async def restrict(tx: Tx, gauge: Gauge, act: Act) -> bool:

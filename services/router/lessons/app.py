@@ -1,0 +1,240 @@
+"""Wiring of what the router does by the clock: it looks for drift every hour, and learns every night."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from chassis.clock import utc_now
+from chassis.faults import Misconfigured, is_transient
+from chassis.health import Health, Server, application
+from chassis.log import get_logger
+from chassis.postgres import Database, role_of
+from chassis.process import run_process, until_stopped, until_there
+from chassis.vault import SCHEMA, FileKey, Vault
+from services.router import lessons, store
+from services.router.learning import LIMITS
+from services.router.lessons import Act, runs
+from services.router.lessons.night import Night, NotTrained, Trained, nights
+from services.router.lessons.runs import Job, Run
+from services.router.lessons.schedule import daily, every, is_due
+from services.router.lessons.settings import LessonSettings
+from services.router.rules import BadRules, load_rules, parse_rules
+
+LOOK_EVERY_S = 5.0
+STOP_WITHIN = 10.0
+Found = dict[str, Any]
+
+
+class LessonMetrics:
+    """What is shown of the last runs, whichever process has done them."""
+
+    def __init__(self) -> None:
+        of = self.registry = CollectorRegistry()
+        # A label `job` is Prometheus's own: here it is a task.
+        self._alarms = Gauge(
+            "router_drift_alarms", "Alarms that ring, by kind", ["alarm", "window"], registry=of
+        )
+        self._restricted = Gauge(
+            "router_restricted_departments", "For so many the classifier may not decide", registry=of
+        )
+        self._last = Gauge(
+            "router_last_run_timestamp_seconds", "When a job was last done", ["task"], registry=of
+        )
+        self._failed = Gauge("router_last_run_failed", "1 when its last run failed", ["task"], registry=of)
+
+    def show(self, done: dict[Job, Run], restricted: int) -> None:
+        """Show these; what no job has found yet is absent."""
+        self._restricted.set(restricted)
+        for job, run in done.items():
+            self._last.labels(job).set(run.ran_at.timestamp())
+            self._failed.labels(job).set(run.failed)
+        ringing = done["watch"].found.get("ringing", {}) if "watch" in done else {}
+        for window, alarms in ringing.items():
+            for alarm in LIMITS:
+                self._alarms.labels(alarm, window).set(alarms.get(alarm, 0))
+
+
+class Schedule:
+    """Does what is due, if no other process does; `now` tells the time."""
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        settings: LessonSettings,
+        metrics: LessonMetrics,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._database, self._vault, self._settings = database, vault, settings
+        self._metrics, self._now = metrics, now
+        try:
+            self._zone = self._shipped_zone = ZoneInfo(load_rules(settings.rules_file).zone)
+        except BadRules as error:
+            raise Misconfigured(str(error)) from None
+        self._zone_of: str | None = None
+        self._not_trained: dict[str, str] = {}
+        self._log = get_logger(part="lessons")
+
+    async def turn(self) -> None:
+        """Do what is due now, then show the last runs; raises what is transient."""
+        now = self._now()
+        await self._once("watch", every(self._settings.watch_every, now), self._watch)
+        await self._once(
+            "retrain", daily(self._settings.retrain_at, await self._zone_now(), now), self._learn
+        )
+        async with self._database.session() as tx:
+            self._metrics.show(await runs.last(tx), len(await lessons.restrictions(tx)))
+
+    async def _once(self, job: Job, slot: datetime, work: Callable[[datetime], Awaitable[Found]]) -> None:
+        if not await self._is_due(job, slot):
+            return
+        async with runs.alone(self._database, job) as tx:
+            # Another process may have done it since we looked.
+            if tx is None or not await self._is_due(job, slot):
+                return
+            now, found = self._now(), None
+            try:
+                found = await work(now)
+            except Exception as error:
+                if is_transient(error):
+                    raise
+                # It would fail again: the next slot is soon enough, and the alarm tells of it.
+                self._log.error("run_failed", job=job, exc_info=error)
+            else:
+                self._log.info("run", job=job, late_s=round((now - slot).total_seconds()))
+            await runs.note(tx, job, slot, now, found)
+
+    async def _is_due(self, job: Job, slot: datetime) -> bool:
+        async with self._database.session() as tx:
+            done = (await runs.last(tx)).get(job)
+        return is_due(slot, done.slot if done else None)
+
+    async def _zone_now(self) -> ZoneInfo:
+        """The zone of the rules in force; of rules that cannot be read, the one before."""
+        async with self._database.session() as tx:
+            digest, _, _ = await store.in_force(tx)
+            if digest is None:
+                return self._shipped_zone
+            if digest != self._zone_of:
+                try:
+                    self._zone = ZoneInfo(parse_rules(await store.ruleset(tx, digest) or "").zone)
+                except BadRules as error:
+                    self._log.warning("zone_unknown", why=str(error))
+                self._zone_of = digest
+        return self._zone
+
+    # ------------------------------------------------------------ the jobs
+
+    async def _watch(self, now: datetime) -> Found:
+        """Look for drift in the last hour and the last day."""
+        ringing = {}
+        for window, length in lessons.WINDOWS.items():
+            async with self._database.transaction() as tx:
+                act = Act("watch", f"alarm of the last {window}", now)
+                found, taken = await lessons.supervise(tx, length, act)
+            alarms = [one for one in found if one.rings]
+            for one in alarms:
+                of = one.language or one.department
+                self._log.warning("drift", alarm=one.alarm, of=of, window=window, figure=one.figure)
+            for department in taken:
+                self._log.warning("department_restricted", department=department, window=window)
+            ringing[window] = Counter(one.alarm for one in alarms)
+        return {"ringing": ringing}
+
+    async def _learn(self, now: datetime) -> Found:
+        """Judge the watched models, train the next ones."""
+        for night in await nights(self._database, self._vault, self._settings.models, now):
+            self._tell(night)
+        return {}
+
+    def _tell(self, night: Night) -> None:
+        if night.judged is not None:
+            why = "; ".join(night.judged.why)
+            verdict = night.judged.verdict
+            self._log.info("judged", language=night.language, model=night.watched, verdict=verdict, why=why)
+        match night.trained:
+            case Trained(model=model):
+                self._log.info("trained", language=night.language, model=model.sha256)
+            case NotTrained(why=why) if self._not_trained.get(night.language) != why:
+                # Once: tomorrow it will be the same.
+                self._not_trained[night.language] = why
+                next_step = night.trained.next_step
+                self._log.info("not_trained", language=night.language, why=why, next=next_step)
+
+
+class Lessons:
+    """The process; any number may run side by side, one of them acts."""
+
+    def __init__(self, settings: LessonSettings) -> None:
+        self._settings = settings
+        url = settings.database_url.get_secret_value()
+        vault_schema, schema = settings.schema_of(SCHEMA), settings.schema_of("router")
+        self._vault_database = Database(url, vault_schema, role=role_of(vault_schema), size=1)
+        self._database = Database(url, schema, role=role_of(schema), size=3)
+        vault = Vault(self._vault_database, FileKey.at(settings.master_key_file))
+        self._metrics = LessonMetrics()
+        self._schedule = Schedule(self._database, vault, settings, self._metrics)
+        self._health = Health(facts=lambda: {"part": "lessons", "pid": os.getpid()})
+        self._stop = asyncio.Event()
+        self._log = get_logger(part="lessons")
+
+    async def run(self) -> int:
+        """Run until told to stop; returns the exit code. What is stopped halfway is done again."""
+        loop, settings = asyncio.get_running_loop(), self._settings
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        app = application(self._health, self._metrics.registry, settings.http_token_file)
+        server = Server(app, settings.http_host, settings.http_port, settings.port_file)
+        await server.start()
+        try:
+            await until_stopped(self._work(), self._stop)
+        finally:
+            # A training that has begun cannot be interrupted, and nothing of it is lost.
+            loop.call_later(STOP_WITHIN, os._exit, 0)
+            await server.stop()
+            await self._database.close()
+            await self._vault_database.close()
+        return 0
+
+    async def _work(self) -> None:
+        await until_there("postgres", self._open, self._health, self._log)
+        self._health.ready("start")
+        self._log.info("started")
+        while True:
+            try:
+                await self._schedule.turn()
+                self._health.ready("postgres")
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                self._health.not_ready("postgres", type(error).__name__)
+                self._log.warning("waiting", part="postgres", why=type(error).__name__)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _open(self) -> None:
+        for database in (self._database, self._vault_database):
+            await database.close()
+            await database.open()
+        async with self._database.session() as tx:
+            if await tx.fetchval("select to_regclass('scheduled_runs')") is None:
+                raise Misconfigured(
+                    f"schema {self._database.schema} is not up to date: run `hotline up` or `hotline migrate`"
+                )
+
+
+def main() -> None:
+    """Run the process and exit: 0 stopped, 78 misconfigured."""
+
+    async def run(settings: LessonSettings) -> int:
+        return await Lessons(settings).run()
+
+    run_process(LessonSettings, run)
