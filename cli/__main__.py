@@ -68,7 +68,7 @@ def demo(
 
 @app.command()
 def up(folder: Folder = UP, json: Json = False) -> None:
-    """Start the stack, the stages, the door and the observer in the background; again: go on where it was."""
+    """Start the stack, the stages and what runs beside them in the background; again: go on where it was."""
     from cli import show
     from cli.status import until_seeing
     from cli.world import BESIDE, PROCESSES, World
@@ -110,17 +110,24 @@ def down(folder: Folder = UP, json: Json = False) -> None:
 def status(folder: Folder = UP, json: Json = False) -> None:
     """What runs, where, lag per group, and whether each process makes progress."""
     from cli import show
-    from cli.world import World
+    from cli.world import BESIDE, World
 
     overview = run(_overview(World(folder)))
     show.as_json(overview) if json else show.status(overview)
     fine = all(stage["state"] in ("ok", "catching up") for stage in overview["stages"].values())
-    fine = fine and overview["observer"]["state"] == "ok" and overview["door"]["state"] == "ok"
+    fine = fine and all(overview[name]["state"] == "ok" for name in BESIDE)
     raise typer.Exit(FINE if fine else PROBLEM)
 
 
 async def _overview(world: Any) -> dict[str, Any]:
-    from cli.status import department_lag, door_status, observer_status, stack_status, stage_status
+    from cli.status import (
+        department_lag,
+        door_status,
+        lessons_status,
+        observer_status,
+        stack_status,
+        stage_status,
+    )
 
     return {
         "folder": str(world.folder),
@@ -128,6 +135,7 @@ async def _overview(world: Any) -> dict[str, Any]:
         "stages": await stage_status(world),
         "observer": await observer_status(world),
         "door": await door_status(world),
+        "lessons": await lessons_status(world),
         "departments": await department_lag(world),
     }
 

@@ -14,7 +14,8 @@ from cli.people import People
 from cli.proof import Proof
 from cli.tally import Counting
 from cli.traffic import Telephony, generated, recorded
-from cli.world import BESIDE, PROCESSES, Place, World
+from cli.world import DOOR, OBSERVER, Place, World
+from schemas.topics import STAGES
 
 DEMO_TIMES: Mapping[str, str] = {"HOTLINE_RATE_WITHIN": "PT3S", "HOTLINE_SETTLE": "PT1S"}
 """In the demo customers who stay silent are waited for three seconds instead of seven days."""
@@ -28,6 +29,10 @@ class Load:
     rate: float = 50.0
     seed: int = 1
     drop: int = 0
+
+
+WATCHING = (OBSERVER, DOOR)
+"""What runs beside the stages: no lessons, a demo is over before there is anything to learn."""
 
 
 class Demo:
@@ -47,7 +52,7 @@ class Demo:
             await self.world.prepare(place)
             self._progress("starting the four stages, the door and the observer")
             await asyncio.to_thread(self._start, place)
-            await self.world.wait_ready(stages=PROCESSES)
+            await self.world.wait_ready(stages=(*STAGES, *WATCHING))
             ready = monotonic()
             summary = await self._play(place, within)
         finally:
@@ -65,7 +70,7 @@ class Demo:
             losses = {"HOTLINE_LOSSES": str(self._losses)}
             self.world.start_stages(place, {**DEMO_TIMES, **swallow, **losses}, ("router",))
         self.world.start_stages(place, DEMO_TIMES)
-        for name in BESIDE:
+        for name in WATCHING:
             self.world.start_beside(name, place)
 
     @property

@@ -130,9 +130,10 @@ def status(overview: dict[str, Any], *, hints: bool = False) -> None:
     watcher = overview["observer"]
     lost = "" if watcher["lost"] is None else f"{watcher['lost']} lost"
     table.add_row("observer", watcher["state"], _or_dash(watcher["pid"]), watcher["log"], "", lost)
-    door = overview["door"]
-    word = door["state"] + (f": {door['waiting_for']}" if door["waiting_for"] else "")
-    table.add_row("door", word, _or_dash(door["pid"]), door["http"] or door["log"], "", "")
+    for name in ("door", "lessons"):
+        beside = overview[name]
+        word = beside["state"] + (f": {beside['waiting_for']}" if beside["waiting_for"] else "")
+        table.add_row(name, word, _or_dash(beside["pid"]), beside.get("http") or beside["log"], "", "")
     for code, lag in overview["departments"].items():
         table.add_row(
             f"department.{code}",

@@ -15,7 +15,7 @@ from chassis.faults import Misconfigured, Transient
 from chassis.kafka import check_topics, lag_of
 from chassis.postgres import Database
 from cli import ledger
-from cli.world import DOOR, OBSERVER, CannotReach, World
+from cli.world import DOOR, LESSONS, OBSERVER, CannotReach, World
 from schemas.topics import DEPARTMENTS, STAGES, inputs_of
 
 
@@ -72,22 +72,32 @@ async def observer_status(world: World) -> dict[str, Any]:
 
 async def door_status(world: World) -> dict[str, Any]:
     """Say whether intake's door runs, where it listens, and what it waits for."""
-    pid, health = world.pid_of(DOOR), await world.health(DOOR)
-    port = world.port_of(DOOR) if pid else None
+    found, health = await _beside_status(world, DOOR)
+    port = world.port_of(DOOR) if found["pid"] else None
+    agi = health.get("agi_port")
     return {
-        "pid": pid,
-        "state": "stopped"
-        if pid is None
-        else "not answering"
-        if not health
-        else "ok"
-        if health.get("ready")
-        else "waiting",
-        "waiting_for": health.get("waiting_for", {}),
+        **found,
         "http": f"http://127.0.0.1:{port}" if port else None,
-        "agi": f"agi://127.0.0.1:{health['agi_port']}" if health.get("agi_port") else None,
-        "log": str(world.folder / f"{DOOR}.log"),
+        "agi": f"agi://127.0.0.1:{agi}" if agi else None,
     }
+
+
+async def lessons_status(world: World) -> dict[str, Any]:
+    """Say whether the router's lessons run: who watches the classifier, and teaches it at night."""
+    return (await _beside_status(world, LESSONS))[0]
+
+
+async def _beside_status(world: World, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Say of a process beside the stages whether it runs, and what it waits for; with its own words."""
+    pid, health = world.pid_of(name), await world.health(name)
+    if pid is None:
+        state = "stopped"
+    elif not health:
+        state = "not answering"
+    else:
+        state = "ok" if health.get("ready") else "waiting"
+    log = str(world.folder / f"{name}.log")
+    return {"pid": pid, "state": state, "waiting_for": health.get("waiting_for", {}), "log": log}, health
 
 
 async def until_seeing(world: World, within: float = 10.0) -> None:

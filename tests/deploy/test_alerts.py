@@ -124,7 +124,8 @@ def test_every_alert_fires_in_one_case_and_is_silent_in_another():
 
 
 def test_a_page_of_the_runbook_fits_on_a_screen():
-    assert not [page.name for page in RUNBOOK.glob("*.md") if len(page.read_text().splitlines()) > 35]
+    pages = [page for page in RUNBOOK.glob("*.md") if page.stem != "README"]
+    assert not [page.name for page in pages if len(page.read_text().splitlines()) > 35]
 
 
 def test_the_dashboard_asks_any_prometheus_and_its_panels_have_ids_of_their_own():
