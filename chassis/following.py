@@ -117,6 +117,16 @@ class Follower:
         unread, self._unread = self._unread, []
         return unread
 
+    def held(self) -> dict[Place, int]:
+        """Give the last stable offset of each partition where a transaction behind it is still open."""
+        assert self._consumer is not None
+        found = {}
+        for tp, place in self._places.items():
+            stable, high = self._consumer.last_stable_offset(tp), self._consumer.highwater(tp)
+            if stable is not None and high is not None and 0 <= stable < high:
+                found[place] = stable
+        return found
+
     async def positions(self) -> dict[Place, int]:
         """Tell up to where each partition is read, past markers of transactions too."""
         assert self._consumer is not None

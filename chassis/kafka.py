@@ -525,7 +525,10 @@ class Offsets:
         return places
 
     async def highs(self, places: Sequence[Place]) -> dict[Place, int]:
-        """Give the high watermark of each partition: the offset that the next record will get."""
+        """Give the high watermark of each partition, the offset that the next record will get.
+
+        A partition that has no leader now is absent, here and in `starts`: nobody answers for it.
+        """
         return await self._ask("end_offsets", places)
 
     async def starts(self, places: Sequence[Place]) -> dict[Place, int]:
@@ -535,7 +538,8 @@ class Offsets:
     async def _ask(self, question: str, places: Sequence[Place]) -> dict[Place, int]:
         assert self._consumer is not None
         prefix = self._connection.prefix
-        tps = [TopicPartition(prefix + place.topic, place.partition) for place in places]
+        led = [place for place in places if not self._is_leaderless(place)]
+        tps = [TopicPartition(prefix + place.topic, place.partition) for place in led]
         if not tps:
             return {}
         try:
@@ -543,6 +547,12 @@ class Offsets:
         except (KafkaError, OSError) as error:
             raise Transient(f"kafka does not tell offsets: {type(error).__name__}") from error
         return {self._place(tp): offset for tp, offset in found.items()}
+
+    def _is_leaderless(self, place: Place) -> bool:
+        assert self._consumer is not None
+        cluster = self._consumer._client.cluster  # noqa: SLF001 - no other way to what the metadata said
+        led = cluster.available_partitions_for_topic(self._connection.prefix + place.topic)
+        return led is not None and place.partition not in led
 
     def _place(self, tp: TopicPartition) -> Place:
         return Place(tp.topic[len(self._connection.prefix) :], tp.partition)

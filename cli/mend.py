@@ -176,6 +176,8 @@ async def plan_skip(place: Place, group: str, topic: str, partition: int | None,
         ends, starts = await offsets.highs(places), await offsets.starts(places)
     finally:
         await offsets.stop()
+    if mute := [f"{p.topic}/{p.partition}" for p in places if p not in ends]:
+        raise Refused(f"{', '.join(mute)} has no leader now, so nobody knows where it ends: try again later")
     moves = {
         p: (max(commits.get(p, 0), starts[p]), min(ends[p] if to is None else to, ends[p])) for p in places
     }

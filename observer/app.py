@@ -42,6 +42,8 @@ from schemas.topics import BY_NAME, STAGES, TOPICS
 SCHEMA = "observer"
 MOST_AT_ONCE = 4_000
 STORE_AFTER = 20_000
+LAST_LOOK_S = 0.05
+LONGEST_READ_S = 1.0
 LOOK_EVERY_S = 1.0
 PRUNE_EVERY_S = 60.0
 AUDITED = tuple(topic.name for topic in TOPICS if topic.name != "ops.verdicts")
@@ -92,6 +94,7 @@ class Observer:
         self._stored_commits: dict[tuple[str, Place], int] = {}
         self._ends: dict[Place, int] = {}
         self._starts: dict[Place, int] = {}
+        self._leaderless: dict[Place, int] = {}
         self._catch_up: dict[Place, int] = {}
         self._lags: list[Lag] = []
         self._unread: list[Unread] = []
@@ -100,6 +103,7 @@ class Observer:
         self._has_been_blind = False
         self._action = 0
         self._looked = self._pruned = self._judged = 0.0
+        self._backlog = True
 
     # ------------------------------------------------------------ life
 
@@ -115,7 +119,7 @@ class Observer:
             loop.add_signal_handler(number, self._stop.set)
         settings = self._settings
         server = Server(
-            application(self._health, self.metrics.registry),
+            application(self._health, self.metrics.registry, settings.http_token_file),
             settings.http_host,
             settings.http_port,
             settings.port_file,
@@ -167,12 +171,12 @@ class Observer:
         await self._follower.start()
         async with self._database.transaction() as tx:
             self._token = await store.take_over(tx)
-            restored = await store.restore(tx, self._contract, self._deferred)
+            restored = await store.restore(tx, self._contract, self._deferred, epoch_ms())
             self._action = await actions.last_applied(tx)
             self._has_been_blind = await store.has_been_blind(tx)
         self.ledger.restore(restored.handoffs, restored.effects, restored.commits)
         self._sequences.restore(restored.counts)
-        self._deferred.restore(restored.waiting, restored.acts)
+        self._deferred.restore(restored.waiting, restored.acts, restored.met)
         self._stored, self._stored_commits = restored.positions, restored.commits
         places = await self._offsets.partitions(AUDITED)
         self._starts, self._ends = await self._offsets.starts(places), await self._offsets.highs(places)
@@ -190,9 +194,10 @@ class Observer:
 
     async def _adopt(self, places: list[Place]) -> None:
         """Read the partitions that have appeared, if any have."""
-        if any(place not in self._positions for place in places):
-            self._starts.update(await self._offsets.starts(places))
-            await self._follow(places)
+        new = [place for place in places if place not in self._positions and place not in self._leaderless]
+        if new:
+            self._starts.update(await self._offsets.starts(new))
+            await self._follow(new)
 
     async def _follow(self, places: list[Place]) -> None:
         """Read partitions from where the store stands; from the groups' commits, where those are behind.
@@ -205,9 +210,9 @@ class Observer:
                 commits[place] = min(offset, commits.get(place, offset))
         begin: dict[Place, int] = {}
         for place in places:
-            if place in self._follower.followed:
-                continue
-            start = self._starts.get(place, 0)
+            start = self._starts.get(place)
+            if start is None or place in self._follower.followed:
+                continue  # without a leader it is taken up later
             taken, last = self._stored.get(place, (start, start))
             if taken < start:
                 self._unread.append(Unread(place, taken, start))
@@ -235,15 +240,25 @@ class Observer:
                 await self.start()
 
     async def cycle(self) -> None:
-        """Read until it is time to judge, then judge; raises Transient when a part is away."""
-        read = 0
+        """Let records gather, read them, judge; raises Transient when a part is away.
+
+        Verdicts are given only when it is time, and who takes each record as it comes asks Kafka a hundred
+        times a second. The client holds back what comes to a partition that it has something of: so there
+        are two looks, the first to empty its hands. Behind a backlog there is no rest, and one cycle reads
+        on for a while: the more is read at once, the more causes meet their answers before they are stored.
+        """
+        begun, read = monotonic(), 0
         ends_at = self._judged + self._settings.judge_every_s
+        pause = ends_at - LAST_LOOK_S - begun
         while True:
-            left = ends_at - monotonic()
-            records = await self._follower.poll(max(0.0, left), MOST_AT_ONCE)
+            if not self._backlog:
+                await asyncio.sleep(max(0.0, pause))
+            records = await self._follower.poll(0.0, MOST_AT_ONCE)
             self._desk.take(records)
-            read += len(records)
-            if monotonic() >= ends_at or read >= STORE_AFTER:
+            read, pause = read + len(records), ends_at - monotonic()
+            self._backlog = len(records) == MOST_AT_ONCE
+            reads_on = self._backlog and monotonic() < begun + LONGEST_READ_S
+            if read >= STORE_AFTER or (pause <= 0 and not reads_on):
                 break
         self._judged = monotonic()
         await self.judge()
@@ -260,7 +275,7 @@ class Observer:
         if wanted:
             places = await self._offsets.partitions(sorted(wanted))
             highs = await self._offsets.highs(places)
-            self._barriers.ends(highs, now_ms, wanted)
+            self._barriers.ends({place: highs.get(place) for place in places}, now_ms, wanted)
             await self._adopt(places)
         self._deferred.tick(now_ms)
         for barrier in self._barriers.passed(self._positions, now_ms):
@@ -416,27 +431,35 @@ class Observer:
         self._looked = monotonic()
         groups = {group: await self._offsets.commits(group) for group in GROUPS}
         places = await self._offsets.partitions(AUDITED)
-        await self._adopt(places)
         self._ends = await self._offsets.highs(places)
         self._starts = await self._offsets.starts(places)
+        self._leaderless = {
+            place: self._leaderless.get(place, now_ms) for place in places if place not in self._ends
+        }
+        await self._adopt(places)
         self._lags = [lag for group, commits in groups.items() for lag in self._lag(group, commits, now_ms)]
         self._forget_times(groups)
         self._catch_up = {
             place: end for place, end in self._catch_up.items() if self._positions.get(place, 0) < end
         }
+        overdue = self._deferred.overdue()
         async with self._database.session() as tx:
-            document = self._document(now_ms, await store.blind_records(tx, now_ms))
+            document = self._document(now_ms, await store.blind_records(tx, now_ms), overdue)
             await store.write_status(tx, now_ms, json.dumps(document))
             if monotonic() - self._pruned > PRUNE_EVERY_S:
                 self._pruned = monotonic()
                 gc.collect()
                 before = now_ms - int(self._settings.keep.total_seconds() * 1000)
                 await store.prune(tx, before, now_ms - KEPT_MS)
-        self._gauges.show(document, self._lags, self._overdue(), self._positions, self._ends, now_ms)
+        self._gauges.show(document, self._lags, overdue, self._positions, self._ends, now_ms)
 
     def _lag(self, group: str, commits: dict[Place, int], now_ms: int) -> list[Lag]:
         topics = GROUPS[group]
-        ends = {place: end for place, end in self._ends.items() if place.topic in topics}
+        ends: dict[Place, int | None] = {
+            place: self._ends.get(place)
+            for place in (*self._ends, *self._leaderless)
+            if place.topic in topics
+        }
         times = self._desk.times
 
         def age(place: Place, offset: int) -> int | None:
@@ -455,10 +478,9 @@ class Observer:
             if readers:
                 times.forget_below(max(min(readers), self._starts.get(place, 0)))
 
-    def _overdue(self) -> dict[tuple[str, str], int]:
-        return self._deferred.overdue()
-
-    def _document(self, now_ms: int, blind_records: dict[str, int]) -> dict[str, Any]:
+    def _document(
+        self, now_ms: int, blind_records: dict[str, int], overdue: dict[tuple[str, str], int]
+    ) -> dict[str, Any]:
         opened = {**self.ledger.open_by_edge(), **self._deferred.open_by_edge()}
         watched = self.ledger.watched_by_edge()
         silent = self._canary.silent_for_ms(now_ms)
@@ -476,7 +498,7 @@ class Observer:
             "at_ms": now_ms,
             "blind": blind,
             "edges": edges,
-            "overdue": [[edge, department, count] for (edge, department), count in self._overdue().items()],
+            "overdue": [[edge, department, count] for (edge, department), count in overdue.items()],
             "lag": [lag.as_json() for lag in self._lags],
             "behind_records": sum(
                 max(0, end - self._positions.get(place, 0)) for place, end in self._ends.items()
@@ -485,7 +507,7 @@ class Observer:
             "pending": self._barriers.suspects,
             "read": self._desk.read,
             "missing_numbers": dict(self._sequences.missing),
-            "blocked": self._barriers.oldest_ms(),
+            "blocked": self._barriers.blocked(self._positions, self._follower.held(), self._leaderless),
             "canary": {
                 "flagged_ms": self._canary.last_flagged_ms or None,
                 "detection_ms": self._canary.detection_ms,

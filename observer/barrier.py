@@ -13,6 +13,9 @@ from typing import Any
 
 from chassis.transport import Place
 
+READING, OPEN_TRANSACTION, NO_LEADER = "reading", "open_txn", "no_leader"
+"""Why a topic keeps verdicts waiting."""
+
 
 @dataclass(slots=True, eq=False)
 class Barrier:
@@ -87,14 +90,20 @@ class Barriers:
                     and not (positions.get(place, 0) >= end and commits.get(place, 0) >= last.get(place, 0))
                 }
 
-    def ends(self, highs: Mapping[Place, int], now_ms: int, asked: Iterable[str]) -> None:
-        """Set the marks of every barrier that wants them; `highs` covers all partitions of `asked`."""
+    def ends(self, highs: Mapping[Place, int | None], now_ms: int, asked: Iterable[str]) -> None:
+        """Set the marks of every barrier that wants them; `highs` covers all partitions of `asked`.
+
+        A barrier that wants the end of a partition without a leader (None) goes on waiting.
+        """
         known = frozenset(asked)
         for barrier in self._waiting:
             wanted = barrier.wants
             if not wanted or not wanted <= known or now_ms < barrier.not_before_ms:
                 continue  # what may still come while it waits must lie below its ends
-            marks = {place: high for place, high in highs.items() if place.topic in wanted}
+            known_ends = {place: high for place, high in highs.items() if place.topic in wanted}
+            marks = {place: high for place, high in known_ends.items() if high is not None}
+            if len(marks) < len(known_ends):
+                continue
             if barrier.after and barrier.to_commit is None:
                 barrier.to_commit = {place: high for place, high in marks.items() if high > 0}
             else:
@@ -113,13 +122,33 @@ class Barriers:
         self._waiting = waiting
         return done
 
-    def oldest_ms(self) -> dict[str, int]:
-        """When the oldest barrier was raised whose ends are taken and not read past, by blocking topic."""
-        oldest: dict[str, int] = {}
+    def blocked(
+        self, positions: Mapping[Place, int], held: Mapping[Place, int], leaderless: Mapping[Place, int]
+    ) -> dict[str, dict[str, int]]:
+        """Since when (ms) verdicts wait for a topic, by the reason: what they wait for is not read.
+
+        `held` are last stable offsets in front of open transactions; `leaderless` has since when (ms).
+        """
+        found: dict[str, dict[str, int]] = {}
+
+        def note(topic: str, reason: str, since_ms: int) -> None:
+            reasons = found.setdefault(topic, {})
+            reasons[reason] = min(since_ms, reasons.get(reason, since_ms))
+
         for barrier in self._waiting:
-            for topic in barrier.topics if barrier.to_read is not None else ():
-                oldest[topic] = min(oldest.get(topic, barrier.ends_at_ms), barrier.ends_at_ms)
-        return oldest
+            wanted = barrier.wants
+            for place, since_ms in leaderless.items():
+                if place.topic in wanted:
+                    note(place.topic, NO_LEADER, since_ms)
+            for place, mark in (barrier.to_read or {}).items():
+                position = positions.get(place, 0)
+                if place in leaderless:
+                    reason = NO_LEADER
+                else:
+                    reason = OPEN_TRANSACTION if held.get(place, mark) <= position else READING
+                if position < mark:
+                    note(place.topic, reason, barrier.ends_at_ms)
+        return found
 
     @property
     def unmarked(self) -> int:

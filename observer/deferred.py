@@ -17,10 +17,15 @@ from observer.barrier import Barrier
 from observer.contract import Contract, Later, Owed
 from observer.headers import Said, key_of, time_ms
 from observer.ledger import Handoff, Ledger, State, Verdict
+from schemas.operations import WATERMARKS
 from schemas.topics import DEPARTMENTS
 
+_WATERMARKS = frozenset({WATERMARKS})
 _DEPARTMENT_OF = {f"departments.{code}": code for code in DEPARTMENTS}
-_REMEMBERED = 200_000
+REMEMBERED = 200_000
+RECENT_MS = 24 * 60 * 60 * 1000
+"""So long after an obligation its copies are known as such by a restarted observer too; later ones show
+as open until their deadline, and are looked up in the store before anything is said of them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +38,8 @@ class Waiting:
     sequence: int
     due_ms: int
     fired_ms: int = 0
+    asked: bool = False
+    timer_set: bool = False
 
     @property
     def open(self) -> bool:
@@ -53,14 +60,22 @@ class Waiting:
         return self.due_ms < other.due_ms
 
 
+@dataclass(slots=True, eq=False)
+class Handled:
+    """A deferred handoff whose stage has handled what obliges, after the deadline had passed."""
+
+    waiting: Waiting
+
+
 @dataclass(slots=True)
 class Acts:
     """What the store must note of acts before what they answer (an agent records while the caller talks).
 
-    The name is the subject; for an act that is numbered, or for an alarm, with that behind it (`_kept`).
+    `added` has the time (ms) by edge and name; the name is the subject, for an act that is numbered, or
+    for an alarm, with that behind it (`_kept`). `removed` goes first.
     """
 
-    added: list[tuple[str, bytes, int]] = field(default_factory=list)
+    added: dict[tuple[str, bytes], int] = field(default_factory=dict)
     removed: list[tuple[str, bytes]] = field(default_factory=list)
 
 
@@ -78,6 +93,7 @@ class Deferred:
         self._to_be_late: list[Waiting] = []
         self._fired: dict[str, list[Waiting]] = {stage: [] for stage in self._due}
         self._early: dict[tuple[str, bytes, bool], tuple[int, int]] = {}
+        self._met: dict[bytes, None] = {}
         self._acts = Acts()
         self._suspects: list[Barrier] = []
         self._department: dict[bytes, str] = {}
@@ -95,15 +111,16 @@ class Deferred:
             self._obliged(later_, place, said)
         elif place.topic in _DEPARTMENT_OF:
             self._department[said.subject] = _DEPARTMENT_OF[place.topic]
-            if len(self._department) > _REMEMBERED:
+            if len(self._department) > REMEMBERED:
                 self._department.pop(next(iter(self._department)))
 
     def _obliged(self, later: Later, place: Place, said: Said) -> None:
         # Numbered together means about the same thing; telephony's numbers count for its source.
         subject = said.subject if later.numbered else said.key
         where = (later.edge, subject)
-        key = key_of(said.event_id + b"@" + later.edge.encode())
-        if any(waiting.handoff.key == key for waiting in self._waiting.get(where, ())):
+        # A call ends once, however many feeds tell of it: there the call itself is what obliges.
+        key = key_of((said.event_id if later.numbered else subject) + b"@" + later.edge.encode())
+        if key in self._met or any(waiting.handoff.key == key for waiting in self._waiting.get(where, ())):
             return
         handoff = Handoff(key, place, said.offset, said.at_ms, Owed(later.edge, later.stage))
         begins = time_ms(said.time) or said.at_ms
@@ -113,6 +130,7 @@ class Deferred:
         alarmed_ms = self._said_early(later, said, subject, alarm=True)
         if acted_ms is not None:
             self._ledger.settle(handoff, State.DISCHARGED, b"", acted_ms)
+            self._note_met(key)
             return
         waiting = Waiting(handoff, later, subject, said.sequence, due_ms)
         self._expect(waiting)
@@ -142,8 +160,16 @@ class Deferred:
                 self._ledger.settle(waiting.handoff, State.DISCHARGED, said.event_id, said.at_ms)
         if not alarm:
             self._remove(where, met)
+            for waiting in met:
+                self._note_met(waiting.handoff.key)
         if not met:
             self._remember(later, said, alarm=alarm)
+
+    def _note_met(self, key: bytes) -> None:
+        """Know copies of what obliged for what they are."""
+        self._met[key] = None
+        if len(self._met) > REMEMBERED:
+            self._met.pop(next(iter(self._met)))
 
     def _alarm(self, waiting: Waiting, answer: bytes) -> None:
         """Note that the stage's timer has spoken: somebody is late, the timer is not lost."""
@@ -165,10 +191,12 @@ class Deferred:
         number = said.sequence if later.numbered else 0
         if b"\0" in said.subject or self._early.get(where, (0, -1))[1] >= number:
             return
+        if number == 1:
+            return  # the first that is said of anything follows nothing
         self._forget(where)
         self._early[where] = (said.at_ms, number)
-        self._acts.added.append((later.edge, _kept(said.subject, number, alarm=alarm), said.at_ms))
-        if len(self._early) > _REMEMBERED:
+        self._acts.added[later.edge, _kept(said.subject, number, alarm=alarm)] = said.at_ms
+        if len(self._early) > REMEMBERED:
             self._forget(next(iter(self._early)))
 
     def _said_early(self, later: Later, said: Said, subject: bytes, *, alarm: bool) -> int | None:
@@ -185,7 +213,9 @@ class Deferred:
         known = self._early.pop(where, None)
         if known is not None:
             edge, subject, alarm = where
-            self._acts.removed.append((edge, _kept(subject, known[1], alarm=alarm)))
+            name = edge, _kept(subject, known[1], alarm=alarm)
+            if self._acts.added.pop(name, None) is None:
+                self._acts.removed.append(name)
 
     def _remove(self, where: tuple[str, bytes], met: list[Waiting]) -> None:
         left = [waiting for waiting in self._waiting.get(where, ()) if waiting not in met]
@@ -225,20 +255,32 @@ class Deferred:
             waiting = heapq.heappop(due)
             if not waiting.open or waiting.alarmed:
                 continue
-            if self._is_set(waiting):
+            if waiting.timer_set or self._is_its_own(waiting):
                 waiting.fired_ms = said_ms
                 self._fired[stage].append(waiting)
             else:
                 not_set.append(waiting)
         for waiting in not_set:
             heapq.heappush(due, waiting)
+        self._ask(stage, [waiting for waiting in not_set if not waiting.asked and self._is_handled(waiting)])
 
-    def _is_set(self, waiting: Waiting) -> bool:
-        """Whether the stage has a timer for this: it sets one when it handles what obliges, however late."""
-        stage, place = waiting.later.stage, waiting.handoff.place
-        if place.topic not in self._contract.reads.get(stage, ()):
-            return True  # its own event: the timer was stored with it
-        return self._ledger.commits_of(stage).get(place, -1) > waiting.handoff.offset
+    # A stage sets its timer when it handles what obliges, however late. A watermark that it said before
+    # may be read after the commit is seen, and knows nothing of the timer. So when the commit is seen, all
+    # watermarks that are on the log by then are read first, and only what comes behind them counts.
+
+    def _ask(self, stage: str, handled: list[Waiting]) -> None:
+        for waiting in handled:
+            waiting.asked = True
+        if handled:
+            self._suspects.append(Barrier(stage, _WATERMARKS, list(map(Handled, handled))))
+
+    def _is_its_own(self, waiting: Waiting) -> bool:
+        """Whether the stage itself said what obliges: then the timer was stored with it."""
+        return waiting.handoff.place.topic not in self._contract.reads.get(waiting.later.stage, ())
+
+    def _is_handled(self, waiting: Waiting) -> bool:
+        commits = self._ledger.commits_of(waiting.later.stage)
+        return commits.get(waiting.handoff.place, -1) > waiting.handoff.offset
 
     def barriers(self) -> list[Barrier]:
         """Give the barriers behind which timers will be judged."""
@@ -247,6 +289,9 @@ class Deferred:
 
     def judge(self, barrier: Barrier) -> list[Verdict]:
         """Name the timers that are lost."""
+        for suspect in barrier.suspects:
+            if isinstance(suspect, Handled):
+                suspect.waiting.timer_set = True
         return [
             Verdict(
                 waiting.handoff,
@@ -266,8 +311,11 @@ class Deferred:
         acts, self._acts = self._acts, Acts()
         return acts
 
-    def restore(self, waiting: Iterable[Waiting], early: Iterable[tuple[str, bytes, int]]) -> None:
-        """Take up where an earlier process stopped."""
+    def restore(
+        self, waiting: Iterable[Waiting], early: Iterable[tuple[str, bytes, int]], met: Iterable[bytes] = ()
+    ) -> None:
+        """Take up where an earlier process stopped; `met` are keys of what was met lately."""
+        self._met = dict.fromkeys(met)
         for found in waiting:
             self._expect(found)
         for edge, name, at_ms in early:
@@ -296,8 +344,14 @@ class Deferred:
                 found[what] = found.get(what, 0) + 1
         return found
 
-    def _all_open(self) -> Iterable[Waiting]:
-        return (waiting for found in self._waiting.values() for waiting in found if waiting.open)
+    def _all_open(self) -> list[Waiting]:
+        # As `Waiting.open` says, but looked at every second for all that anybody waits for.
+        return [
+            waiting
+            for found in self._waiting.values()
+            for waiting in found
+            if (state := waiting.handoff.state) is State.OPEN or state is State.OVERDUE
+        ]
 
 
 def _kept(subject: bytes, number: int, *, alarm: bool) -> bytes:

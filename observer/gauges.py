@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chassis.transport import Place
-from observer.barrier import Barrier
+from observer.barrier import READING, Barrier
 from observer.lag import Lag, worst
 from observer.ledger import LOST, Changes, Handoff, State, Verdict
 from observer.metrics import OUTCOMES, ObserverMetrics
@@ -99,12 +99,14 @@ class Gauges:
         for group in {lag.group for lag in lags}:
             self._show_group(group, [lag for lag in lags if lag.group == group])
         behind = {place: end - positions.get(place, 0) for place, end in ends.items()}
-        for topic in {place.topic for place in ends}:
+        for topic in {place.topic for place in ends} | set(document["blocked"]):
             late = any(behind[place] > 0 for place in behind if place.topic == topic)
-            since = document["blocked"].get(topic)
-            waited = (now_ms - since) / 1000 if since else 0.0
-            metrics.audit_read_lag.labels(topic).set(waited if late else 0)
-            metrics.blocked(topic, {"reading": waited} if waited else {"reading": 0})
+            waited = {
+                reason: (now_ms - since_ms) / 1000
+                for reason, since_ms in document["blocked"].get(topic, {}).items()
+            }
+            metrics.audit_read_lag.labels(topic).set(max(waited.values(), default=0) if late else 0)
+            metrics.blocked(topic, {READING: 0, **waited})
         for topic, number in document["blind_records"].items():
             metrics.audit_blind.labels(topic).set(number)
         metrics.last_pass.set(now_ms / 1000)

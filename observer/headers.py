@@ -9,7 +9,6 @@ from typing import NamedTuple
 from chassis.transport import Record
 
 NOTHING = b""
-_NO_HEADERS: dict[str, bytes] = {}
 MOST_PARTS = 62
 """Parts are bits of a number that the store keeps in 64."""
 
@@ -33,28 +32,37 @@ class Said(NamedTuple):
 
 def read_said(record: Record) -> Said:
     """Read one record's headers; whatever is missing or odd is empty or zero, nothing is raised."""
-    headers = dict(record.headers) if record.headers else _NO_HEADERS
-    cause = headers.get("ce_causationid") or NOTHING
+    of = dict(record.headers).get if record.headers else _none
+    cause = of("ce_causationid") or NOTHING
     key = record.key or NOTHING
     part = total = 1
-    if cause:
-        part, total = _number(headers.get("ce_handoffk"), 1), _number(headers.get("ce_handoffn"), 1)
+    if cause and of("ce_handoffn") != b"1":
+        part, total = _number(of("ce_handoffk"), 1), _number(of("ce_handoffn"), 1)
         if not 0 < part <= total <= MOST_PARTS:
             part = total = 1
-    return Said(
-        record.offset,
-        record.timestamp,
-        headers.get("ce_id") or NOTHING,
-        headers.get("ce_type") or NOTHING,
-        headers.get("ce_source") or NOTHING,
-        cause,
-        part,
-        total,
-        _number(headers.get("ce_sequence"), 0),
-        headers.get("ce_sequenceof") or key,
-        headers.get("ce_time") or NOTHING,
-        key,
+    # Made as the tuple that it is: this runs for every record, and `Said(…)` takes twice as long.
+    said: Said = tuple.__new__(
+        Said,
+        (
+            record.offset,
+            record.timestamp,
+            of("ce_id") or NOTHING,
+            of("ce_type") or NOTHING,
+            of("ce_source") or NOTHING,
+            cause,
+            part,
+            total,
+            _number(of("ce_sequence"), 0),
+            of("ce_sequenceof") or key,
+            of("ce_time") or NOTHING,
+            key,
+        ),
     )
+    return said
+
+
+def _none(_: str) -> None:
+    return None
 
 
 def _number(value: bytes | None, otherwise: int) -> int:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
-from typing import NamedTuple
 
 from chassis.transport import Place
 from observer.barrier import Barrier
@@ -38,6 +37,9 @@ class State(StrEnum):
     UNPROVABLE = "unprovable"
     RECOVERED = "recovered"
     WAIVED = "waived"
+
+    # An enumeration's own hash is Python code, and sets of states are asked for every record.
+    __hash__ = str.__hash__
 
 
 LOST = frozenset({State.DROPPED, State.PARTIAL, State.EXPIRED_UNREAD, State.SEQUENCE_GAP, State.TIMER_LOST})
@@ -100,7 +102,8 @@ class Effect:
         return self.state is State.DEAD_LETTERED and not self.parts
 
 
-class Opened(NamedTuple):
+@dataclass(slots=True)
+class Opened:
     """A handoff that the store does not have yet, with how it has ended meanwhile, if it has."""
 
     handoff: Handoff
@@ -138,11 +141,15 @@ class Verdict:
 
 @dataclass(slots=True)
 class Changes:
-    """What the store has to write since it wrote last."""
+    """What the store has to write since it wrote last.
+
+    `early` are effects that it does not have yet, `grown` ones that it has and that have more parts now.
+    """
 
     opened: list[Opened] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
     early: list[Effect] = field(default_factory=list)
+    grown: list[Effect] = field(default_factory=list)
     matched: list[Effect] = field(default_factory=list)
 
 
@@ -208,7 +215,7 @@ class Ledger:
         }
         self._by_source = {source: self._groups[name] for source, name in contract.group_of.items()}
         self._changes = Changes()
-        self._fresh: dict[Handoff, int] = {}
+        self._fresh: dict[Handoff, Opened] = {}
         self._last_ms = 0
         self.after_commit: dict[str, int] = dict.fromkeys(contract.groups, 0)
 
@@ -328,7 +335,7 @@ class Ledger:
             group.fresh_early.append(effect)
             self._changes.early.append(effect)
         elif effect.stored:
-            self._changes.early.append(effect)
+            self._changes.grown.append(effect)
         if effect.dead:
             effect.answer = said.event_id  # it had died, was sent again, and is answered now
             group.letters -= 1
@@ -352,19 +359,17 @@ class Ledger:
 
     def note_opened(self, handoff: Handoff, said: Said, due_ms: int = 0, subject: bytes = b"") -> None:
         """Have the store keep a handoff that begins now; a deferred one has a deadline and a subject."""
-        self._fresh[handoff] = len(self._changes.opened)
-        self._changes.opened.append(Opened(handoff, said, due_ms, subject=subject))
+        opened = self._fresh[handoff] = Opened(handoff, said, due_ms, subject=subject)
+        self._changes.opened.append(opened)
 
     def settle(self, handoff: Handoff, state: State, answer: bytes, at_ms: int) -> None:
         """Have the store keep how a handoff stands now."""
         handoff.state = state
-        index = self._fresh.get(handoff)
-        if index is None:
+        opened = self._fresh.get(handoff)
+        if opened is None:
             self._changes.settled.append(Settled(handoff, answer, at_ms))
         else:
-            self._changes.opened[index] = self._changes.opened[index]._replace(
-                answer=answer, settled_ms=at_ms
-            )
+            opened.answer, opened.settled_ms = answer, at_ms
 
     def mend(self, group: str, key: bytes, answer: bytes, at_ms: int) -> bool:
         """Note that what was lost has come after all; tells whether it was lost."""
@@ -379,6 +384,7 @@ class Ledger:
         self._fresh.clear()
         # Only effects that are still without their cause need a row.
         changes.early = [effect for effect in changes.early if self._is_early(effect)]
+        changes.grown = [effect for effect in changes.grown if self._is_early(effect)]
         for effect in changes.early:
             effect.stored = True
         return changes

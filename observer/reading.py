@@ -19,6 +19,7 @@ from schemas.envelope import BY_BODY, Body
 from schemas.topics import BY_NAME
 
 B = TypeVar("B", bound=Body)
+_NOWHERE = Place("", -1)
 
 
 class Desk:
@@ -51,20 +52,21 @@ class Desk:
 
     def take(self, records: Sequence[Record]) -> None:
         """Note records, in order per partition."""
-        spoken, places, taken = self._spoken, self._places, self._taken
+        spoken, last = self._spoken, self.last
         ledger, sequences, deferred = self._ledger, self._sequences, self._deferred
+        place, taken, times = _NOWHERE, 0, None
         for record in records:
-            where = (record.topic, record.partition)
-            place = places.get(where)
-            if place is None:
-                place = places[where] = Place(*where)
+            # They come in runs of one partition: what is known of it is looked up once a run.
+            if record.partition != place.partition or record.topic != place.topic:
+                where = record.topic, record.partition
+                place = self._places.setdefault(where, Place(*where))
+                taken, times = self._taken.get(place, 0), self.times.get(place)
             said = read_said(record)
-            times = self.times.get(place)
             if times is not None:
                 times.note(said.offset, said.at_ms)
-            if said.offset < taken.get(place, 0):
+            if said.offset < taken:
                 continue
-            self.last[place] = said.offset + 1
+            last[place] = said.offset + 1
             special = spoken.get(said.wire)
             if special is not None:
                 special(place, said, record)

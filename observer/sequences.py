@@ -58,6 +58,7 @@ class Sequences:
         self._counts: dict[str, dict[bytes, Count]] = {name: {} for name in (*contract.groups, UPSTREAM)}
         self._fresh: dict[str, list[Gap]] = {name: [] for name in self._counts}
         self._changed: list[Count] = []
+        self._lacking: set[Count] = set()
         self._named: set[tuple[str, bytes, int]] = set()
         self._unsure: list[tuple[Count, Place, Said, str]] = []
         self.from_the_beginning = False
@@ -178,6 +179,7 @@ class Sequences:
         self._fresh[writer] = []
         self._unsure = [entry for entry in self._unsure if entry[0].writer != writer]
         self._changed = [count for count in self._changed if count.writer != writer]
+        self._lacking = {count for count in self._lacking if count.writer != writer}
 
     def _jumped(self, count: Count, number: int, place: Place, said: Said) -> None:
         self._suspect(count, range(count.following, number), place, said)
@@ -200,6 +202,7 @@ class Sequences:
         changed, self._changed = self._changed, []
         for count in changed:
             count.changed = False
+        self._lacking = {count for count in (*self._lacking, *changed) if count.missing}
         return changed
 
     def barriers(self, now_ms: int) -> Iterable[Barrier]:
@@ -245,6 +248,7 @@ class Sequences:
         for count in counts:
             if count.writer in self._counts:
                 self._counts[count.writer][count.subject] = count
+                self._lacking.add(count)
                 self._fresh[count.writer] += [
                     Gap(count, number, Place("", -1), -1, 0, "") for number in sorted(count.missing)
                 ]
@@ -252,10 +256,10 @@ class Sequences:
     @property
     def missing(self) -> Mapping[str, int]:
         """How many numbers have not come, by writer."""
-        return {
-            writer: sum(len(count.missing) for count in counts.values() if count.missing)
-            for writer, counts in self._counts.items()
-        }
+        found = dict.fromkeys(self._counts, 0)
+        for count in {*self._lacking, *self._changed}:
+            found[count.writer] += len(count.missing)
+        return found
 
 
 def _is_old(count: Count, said: Said) -> bool:

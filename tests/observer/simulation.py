@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 from chassis.transport import Place
 from observer.barrier import Barrier, Barriers
 from observer.contract import contract_of
-from observer.deferred import Deferred, Waiting
+from observer.deferred import RECENT_MS, Deferred, Waiting
 from observer.headers import Said, key_of, time_ms
 from observer.ledger import LOST, UPSTREAM, WATCHED, Changes, Effect, Handoff, Ledger, State, Verdict
 from observer.sequences import Count, Sequences
@@ -233,6 +233,7 @@ class World:
         self.cases = 0
         self.upstream = dict.fromkeys(SOURCES, 0)
         self.delayed = 0
+        self.ended: set[int] = set()
         self.recorded: set[int] = set()
         self.accepted: set[int] = set()
         self.told: set[int] = set()
@@ -408,6 +409,12 @@ class World:
             # Telephony tells its story again, long after.
             self.planned[self.tick + 60 + rng.randrange(200)].append(
                 lambda: self.append(telephony.TOPIC, n, template)
+            )
+        elif draw > 0.985:
+            # Another feed tells of the same end, in its own words.
+            other = (self.new_id(), CALL_ENDED, b"/pbx/feed", b"", 1, 1, 0, call, at, call)
+            self.planned[self.tick + rng.randrange(200)].append(
+                lambda: self.append(telephony.TOPIC, n, other)
             )
         if rng.random() < 0.93:
             self.command("intake", n, RECORDING, 40)
@@ -594,8 +601,9 @@ class Group:
     # ------------------------------------------------------------ decisions
 
     def _ended(self, n: int, said: Said) -> list[Out]:
-        if n in self.world.recorded:
+        if n in self.world.recorded or n in self.world.ended:
             return []
+        self.world.ended.add(n)
         if n % 11 == 0:
             self.world.recorded.add(n)
             return [(intake.CASES, n, CLOSED, said.key)]
@@ -1263,13 +1271,17 @@ def _end_hold(world: World, log: Log, first: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How the observer takes its barriers; anything but the default is wrong, to see that it matters."""
+    """How the observer takes its barriers; anything but the default is wrong, to see that it matters.
+
+    Only a short memory is right too: copies then come after a restarted observer has forgotten them.
+    """
 
     ends_first: bool = False
     stale_metadata: bool = False
     stable_ends: bool = False
     no_lookup: bool = False
     guarded_store: bool = True
+    long_memory: bool = True
 
 
 SETTLED = frozenset({State.DISCHARGED, State.CLOSED, State.RECOVERED, State.WAIVED})
@@ -1312,10 +1324,10 @@ class Store:
             known = (count.following, frozenset(count.missing), count.first)
             self.counts[count.writer, count.subject] = known
         acts = watch.deferred.drain()
-        for edge, subject, at_ms in acts.added:
-            self.acts.setdefault((edge, subject), at_ms)
         for where in acts.removed:
             self.acts.pop(where, None)
+        for where, at_ms in acts.added.items():
+            self.acts.setdefault(where, at_ms)
         standing = [verdict for verdict in candidates if self._stands(verdict, watch.rule)]
         about = {(verdict.handoff.key, verdict.handoff.owed.group) for verdict in standing}
         assert len(about) == len(standing), "one row cannot be written twice in one statement"
@@ -1328,12 +1340,13 @@ class Store:
 
     def _write_changes(self, changes: Changes) -> None:
         rows = self.rows
-        for handoff, said, due_ms, _, _, subject in changes.opened:
+        for opened in changes.opened:
+            handoff, said = opened.handoff, opened.said
             key = (handoff.key, handoff.owed.group)
             if key not in rows:
                 rows[key] = Row(
                     handoff.state, handoff.parts, handoff.total, handoff.owed, handoff.place, handoff.offset,
-                    handoff.at_ms, subject or said.key, due_ms, said.sequence,
+                    handoff.at_ms, opened.subject or said.key, opened.due_ms, said.sequence,
                 )  # fmt: skip
         for settled in changes.settled:
             handoff = settled.handoff
@@ -1342,7 +1355,7 @@ class Store:
                 row.state, row.parts, row.total = handoff.state, handoff.parts, handoff.total
         for effect in changes.matched:
             self.early.pop((effect.key, effect.group), None)
-        for effect in changes.early:
+        for effect in (*changes.early, *changes.grown):
             self._keep(effect)
 
     def _keep(self, effect: Effect) -> None:
@@ -1394,7 +1407,13 @@ class Store:
                 for (writer, subject), (following, missing, first) in self.counts.items()
             ]
         )
-        watch.deferred.restore(waiting, [(*where, at_ms) for where, at_ms in self.acts.items()])
+        since_ms = watch.now_ms - (RECENT_MS if watch.rule.long_memory else 0)
+        met = [
+            key
+            for (key, _), row in self.rows.items()
+            if row.at_ms > since_ms and row.due_ms and row.state in SETTLED
+        ]
+        watch.deferred.restore(waiting, [(*where, at_ms) for where, at_ms in self.acts.items()], met)
         watch.positions = {place: at for place, (at, _) in self.positions.items()}
         watch.last = {place: last for place, (_, last) in self.positions.items()}
 
@@ -1738,7 +1757,8 @@ def _compare_timers(world: World, watch: Watch, found: Findings) -> None:
     edges = {stage: world.contract.later[begins] for stage, (begins, _, _) in TIMED.items()}
     may, must = set(), set()
     for (stage, name), said in owed.items():
-        key = (key_of(name + b"@" + edges[stage].edge.encode()), stage)
+        owed_for = name if edges[stage].numbered else said.key
+        key = (key_of(owed_for + b"@" + edges[stage].edge.encode()), stage)
         if (stage, int(said.key[5:])) in world.truth.broken_timers:
             may.add(key)
         numbered = edges[stage].numbered

@@ -9,7 +9,10 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.protocol.metadata import MetadataResponse_v1
 
+from chassis.kafka import Connection, Offsets
 from chassis.message import Writer, time_header
 from chassis.transport import Place
 from observer.barrier import Barrier, Barriers
@@ -174,9 +177,18 @@ class Bench:
         row = self.store.rows.get((key_of(name), group))
         return None if row is None else row.state
 
-    def in_time(self, name: bytes, edge: str = "telephony.call-ended→intake in time", stage: str = "intake"):
-        """How a deferred handoff stands in the store."""
+    def in_time(
+        self,
+        name: bytes = b"call-1",
+        edge: str = "telephony.call-ended→intake in time",
+        stage: str = "intake",
+    ):
+        """How a deferred handoff stands in the store, by what obliges: a call that has ended, or an event."""
         return self.state(name + b"@" + edge.encode(), stage)
+
+    def states_in_time(self) -> set[State]:
+        """How all deferred handoffs stand in the store."""
+        return {row.state for row in self.store.rows.values() if row.due_ms}
 
 
 @pytest.fixture
@@ -766,43 +778,45 @@ def over(bench) -> None:
     for minutes in (20, 21, 22):
         at = minutes * MINUTE_MS
         bench.watermark("intake", through=at, sent=at, said=at)
+        if minutes == 20:
+            assert not [verdict for verdict in bench.judges() if verdict[2] is State.TIMER_LOST]
 
 
 def test_an_act_before_what_it_answers_meets_it_even_over_a_restart(bench):
     bench.says("intake.cases", RECORDED, by="intake", subject="call-1", number=1)
     bench.judges()
     bench.start()
-    event = ended(bench)
-    assert bench.in_time(event) is State.DISCHARGED
+    ended(bench)
+    assert bench.in_time() is State.DISCHARGED
     over(bench)
     assert not [verdict for verdict in bench.judges() if verdict[2] is State.TIMER_LOST]
 
 
 def test_who_is_late_is_overdue_and_may_still_act(bench):
-    event = ended(bench)
+    ended(bench)
     bench.now_ms += WITHIN_MS + 1
     assert not bench.judges()
-    assert bench.in_time(event) is State.OVERDUE
+    assert bench.in_time() is State.OVERDUE
     assert bench.deferred.overdue() == {("telephony.call-ended→intake in time", "-"): 1}
     bench.says("intake.cases", RECORDED, by="intake", subject="call-1")
     bench.judges()
-    assert bench.in_time(event) is State.DISCHARGED
+    assert bench.in_time() is State.DISCHARGED
     assert not bench.deferred.open_by_edge()
 
 
 def test_a_timer_that_has_fired_without_a_word_is_lost_and_an_act_mends_it(bench):
-    event = ended(bench)
+    ended(bench)
     over(bench)
     assert [(state, group) for _, group, state, _ in bench.judges()] == [(State.TIMER_LOST, "intake")]
     bench.start()
     bench.says("intake.cases", RECORDED, by="intake", subject="call-1", cause=b"the agent's command")
     bench.judges()
-    assert bench.in_time(event) is State.RECOVERED
+    assert bench.in_time() is State.RECOVERED
 
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_an_alarm_proves_the_timer_also_after_a_restart(bench, restart):
-    event = ended(bench)
+    ended(bench)
     bench.now_ms += WITHIN_MS + 1
     bench.judges()
     bench.says("intake.cases", LATE, by="intake", subject="call-1")
@@ -811,58 +825,78 @@ def test_an_alarm_proves_the_timer_also_after_a_restart(bench, restart):
         bench.start()
     over(bench)
     assert not bench.judges()
-    assert bench.in_time(event) is State.OVERDUE
+    assert bench.in_time() is State.OVERDUE
 
 
 def test_an_alarm_that_is_read_before_what_it_is_about_proves_the_timer(bench):
     bench.says("intake.cases", LATE, by="intake", subject="call-1")
     bench.judges()
     bench.start()
-    event = ended(bench)
+    ended(bench)
     over(bench)
     assert not bench.judges()
-    assert bench.in_time(event) is State.OVERDUE
+    assert bench.in_time() is State.OVERDUE
 
 
 def test_a_watermark_with_unsent_batches_proves_nothing(bench):
-    event = ended(bench)
+    ended(bench)
     bench.now_ms += 2 * WITHIN_MS
     for minutes in (20, 21, 22):
         at = minutes * MINUTE_MS
         bench.watermark("intake", through=at, sent=19 * MINUTE_MS, said=at)
     assert not bench.judges()
-    assert bench.in_time(event) is State.OVERDUE
+    assert bench.in_time() is State.OVERDUE
 
 
 def test_a_timer_that_is_due_and_has_not_fired_yet_is_not_lost(bench):
-    event = ended(bench)
+    ended(bench)
     bench.now_ms += 2 * WITHIN_MS
     bench.watermark("intake", through=20 * MINUTE_MS, said=20 * MINUTE_MS)
     bench.watermark("intake", through=WITHIN_MS, sent=21 * MINUTE_MS, said=21 * MINUTE_MS)
     assert not bench.judges()
-    assert bench.in_time(event) is State.OVERDUE
+    assert bench.in_time() is State.OVERDUE
 
 
 def test_a_timer_cannot_be_lost_before_the_stage_has_read_what_sets_it(bench):
-    event = ended(bench, handled=False)
+    ended(bench, handled=False)
     over(bench)
     assert not bench.judges()
-    assert bench.in_time(event) is State.OVERDUE
+    assert bench.in_time() is State.OVERDUE
     bench.commits_all("intake")
     bench.judges()
     over(bench)
     assert [state for _, _, state, _ in bench.judges()] == [State.TIMER_LOST]
 
 
+def test_a_watermark_from_before_the_timer_was_set_proves_nothing_however_late_it_is_read(bench):
+    ended(bench, handled=False)
+    bench.now_ms += 2 * WITHIN_MS
+    before, after = (bench.writes("ops.watermarks", "ops.watermark-passed.v1", by="intake") for _ in "12")
+    bench.commits_all("intake")
+    bench.judges()  # intake has handled the end, late: its timer is set, due at once, and not sent yet
+    for said_by, minutes, sent in ((before, 20, 20), (after, 21, 20.5)):
+        bench.reads(said_by)
+        at = minutes * MINUTE_MS
+        bench.watermark("intake", through=at, sent=int(sent * MINUTE_MS), said=at)
+        assert not bench.judges()
+    for minutes in (22, 23, 24):
+        at = minutes * MINUTE_MS
+        bench.watermark("intake", through=at, sent=int(20.5 * MINUTE_MS), said=at)
+        assert not bench.judges(), "its timer is not sent yet, and the watermarks say so"
+    for minutes in (25, 26):
+        bench.watermark("intake", through=minutes * MINUTE_MS)
+    assert [state for _, _, state, _ in bench.judges()] == [State.TIMER_LOST]
+
+
 def test_a_timer_is_not_lost_while_its_command_is_on_its_way_through_the_stage(bench):
-    event = ended(bench)
+    ended(bench)
     fired = bench.says("intake.commands", "intake.timer-fired.v1", by="intake", subject="call-1")
     over(bench)
     assert not bench.judges(), "intake has not handled its own timer yet"
     bench.says("intake.cases", LATE, by="intake", subject="call-1", cause=fired)
     bench.commits_all("intake")
     assert not bench.judges()
-    assert bench.in_time(event) is State.OVERDUE
+    assert bench.in_time() is State.OVERDUE
 
 
 def test_a_copy_of_what_was_met_is_not_lost(bench):
@@ -874,7 +908,39 @@ def test_a_copy_of_what_was_met_is_not_lost(bench):
     bench.judges()
     over(bench)
     assert not [verdict for verdict in bench.judges() if verdict[2] is State.TIMER_LOST]
-    assert bench.in_time(event) is State.DISCHARGED
+    assert bench.in_time() is State.DISCHARGED
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("order", ["first act second", "act first second", "first second act"])
+@pytest.mark.parametrize("what", [RECORDED, LATE])
+def test_a_call_whose_end_two_feeds_tell_owes_one_record(bench, what, order, restart):
+    for step in order.split():
+        if step == "act":
+            bench.says("intake.cases", what, by="intake", subject="call-1")
+        else:
+            ended(bench)
+        bench.judges()
+        if restart:
+            bench.start()
+    if what is RECORDED:
+        assert not bench.deferred.open_by_edge()
+    over(bench)
+    assert not bench.judges()
+    assert bench.states_in_time() == {State.DISCHARGED if what is RECORDED else State.OVERDUE}
+
+
+def test_a_timer_that_is_lost_is_named_once_however_many_tell_of_the_end(bench):
+    ended(bench)
+    ended(bench)
+    over(bench)
+    assert [state for _, _, state, _ in bench.judges()] == [State.TIMER_LOST]
+    ended(bench)
+    bench.says("intake.cases", RECORDED, by="intake", subject="call-1")
+    bench.judges()
+    ended(bench)
+    assert not bench.deferred.open_by_edge()
+    assert bench.states_in_time() == {State.RECOVERED}
 
 
 ACCEPT = "resolver.case-delivered→department"
@@ -928,7 +994,7 @@ def test_a_barrier_without_all_its_ends_waits_and_blames_the_topic_that_it_waits
     assert (barriers.unmarked, barriers.suspects) == (1, 1)
     barriers.ends({place: 5}, 3, {"a", "b"})
     assert not barriers.passed({place: 4}, 4)
-    assert barriers.oldest_ms() == {"a": 3, "b": 3}
+    assert barriers.blocked({place: 4}, {}, {}) == {"a": {"reading": 3}}
     [passed] = barriers.passed({place: 6}, 5)
     assert passed.read == {place: 6}
     assert not barriers.suspects
@@ -985,6 +1051,41 @@ def test_ids_of_any_shape_make_keys_of_sixteen_bytes():
     assert key_of(uid).hex() == uid.replace(b"-", b"").decode()
     for odd in (b"", b"\xff" * 36, b"pbx-1", b"0199c7d5-8f00-7000-8000-0000000000fg"):
         assert len(key_of(odd)) == 16
+
+
+def test_what_keeps_verdicts_waiting_is_told_apart():
+    barriers, whole, held, lost = Barriers(), Place("a", 0), Place("a", 1), Place("b", 0)
+    barriers.raise_(Barrier("router", frozenset({"a", "b"}), ["suspect"]), 1)
+    barriers.ends({whole: 5, held: 5, lost: None}, 2, {"a", "b"})
+    assert barriers.unmarked == 1, "the end of a partition without a leader is not known"
+    assert barriers.blocked({whole: 5}, {}, {lost: 2}) == {"b": {"no_leader": 2}}
+    barriers.ends({whole: 5, held: 5, lost: 7}, 4, {"a", "b"})
+    positions = {whole: 5, held: 3, lost: 6}
+    assert barriers.blocked(positions, {held: 3}, {}) == {"a": {"open_txn": 4}, "b": {"reading": 4}}
+    assert barriers.blocked(positions, {held: 4}, {lost: 9}) == {"a": {"reading": 4}, "b": {"no_leader": 4}}
+    assert barriers.passed({whole: 5, held: 5, lost: 7}, 5)
+    assert not barriers.blocked(positions, {held: 3}, {lost: 9})
+
+
+def test_a_partition_that_the_metadata_shows_without_a_leader_is_not_asked_for_its_end():
+    cluster = ClusterMetadata()
+    partitions = [(0, 0, 1, [1], [1]), (5, 1, -1, [1], [])]
+    cluster.update_metadata(
+        MetadataResponse_v1([(1, "localhost", 1, None)], 1, [(0, "p.router.cases", False, partitions)])
+    )
+    ends = Offsets(Connection("localhost:1", "p."))
+    ends._consumer = SimpleNamespace(_client=SimpleNamespace(cluster=cluster))
+    found = [ends._is_leaderless(Place(topic, n)) for topic in ("router.cases", "unknown") for n in (0, 1)]
+    assert found == [False, True, False, False]
+
+
+def test_what_a_case_first_says_is_not_kept_as_an_answer_to_what_came_before(bench):
+    bench.says("resolver.cases", DELIVERED, by="resolver", number=1)
+    bench.judges()
+    assert not bench.store.acts
+    bench.says("resolver.cases", ACCEPTED, by="resolver", number=2, subject="case-2")
+    bench.judges()
+    assert bench.store.acts, "another partition may hold what it answers"
 
 
 # ------------------------------------------------------------------ what it costs

@@ -12,7 +12,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from pydantic import SecretStr
 
 from chassis.clock import monotonic, utc_now
-from chassis.kafka import KafkaPublisher, apply_topics, commit_for
+from chassis.kafka import KafkaPublisher, Offsets, apply_topics, commit_for
 from chassis.message import Writer, time_header
 from chassis.postgres import migrate
 from chassis.roots import new_id
@@ -21,6 +21,8 @@ from cli import ledger, mend
 from cli.world import Place as Where
 from observer import actions, store
 from observer.app import Observer, Superseded
+from observer.headers import Said
+from observer.lag import Word
 from observer.settings import ObserverSettings
 from schemas.feedback import CaseClosed
 from schemas.operations import LetterDied, Receipts, ReceiptsGiven, WatermarkPassed
@@ -86,7 +88,6 @@ class Bench:
 
     async def commit_all(self, group, *topics) -> None:
         """Commit to the end of these topics, as the group itself would after its work."""
-        from chassis.kafka import Offsets
 
         offsets = Offsets(self.kafka)
         await offsets.start()
@@ -219,6 +220,38 @@ async def test_one_lost_of_two_outputs_is_partial_and_says_which(bench):
         assert observer.ledger.after_commit["resolver"] == 1
 
 
+async def test_a_copy_of_what_is_stored_neither_opens_it_again_nor_holds_up_what_comes_with_it(bench):
+    event = await bench.say("intake.cases", RECORDED)
+    await bench.say("router.cases", ROUTED, cause=event)
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("discharged", event))
+    copy, fresh = (
+        await bench.say("intake.cases", RECORDED, uid=event),
+        await bench.say("intake.cases", RECORDED),
+    )
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("open", fresh))
+        assert await bench.state(copy) == "discharged"
+        await bench.commit_all("router", "intake.cases")
+        await bench.until(observer, bench.is_("dropped", fresh))
+        assert await bench.state(copy) == "discharged"
+
+
+async def test_half_an_answer_that_is_stored_before_its_cause_grows_by_the_other_half(bench):
+    def said(uid, wire, by, cause=b"", part=1, total=1):
+        return Said(part, 1, uid, wire.encode(), by, cause, part, total, 0, b"case-1", b"")
+
+    async with bench.observer() as observer:
+        for part in (1, 2):
+            half = said(b"answer", DELIVERED, b"/hotline/resolver", b"cause", part, 2)
+            observer.ledger.take(Place("resolver.cases", 0), half)
+            await observer._store([], 1)
+    async with bench.observer() as observer:
+        observer.ledger.take(Place("router.cases", 0), said(b"cause", ROUTED, b"/hotline/router"))
+        await observer._store([], 1)
+    assert await bench.state("cause", "resolver") == "discharged"
+
+
 async def test_an_answer_in_an_open_transaction_is_waited_for(bench):
     event = await bench.say("intake.cases", RECORDED)
     producer = AIOKafkaProducer(bootstrap_servers=bench.kafka.bootstrap, transactional_id=f"tx-{event}")
@@ -230,12 +263,45 @@ async def test_an_answer_in_an_open_transaction_is_waited_for(bench):
         await producer.send_and_wait(f"{bench.kafka.prefix}router.cases", b"{}", key=b"k", headers=headers)
         await bench.commit_all("router", "intake.cases")
         async with bench.observer() as observer:
-            await bench.watch(observer, 1.5)
+            await bench.until(observer, _shown(observer, "router.cases", "open_txn"))
+            assert observer.metrics.audit_blocked.labels("router.cases", "reading")._value.get() == 0
+            assert observer.metrics.audit_blocked.labels("router.dead", "reading")._value.get() == 0
             assert await bench.state(event) == "open"
             await producer.commit_transaction()
             await bench.until(observer, bench.is_("discharged", event))
+            await bench.until(observer, _shown(observer, "router.cases", "open_txn", is_=False))
     finally:
         await producer.stop()
+
+
+def _shown(observer, topic, reason, *, is_=True):
+    """Whether verdicts are shown to wait for a topic, for that reason."""
+
+    async def holds():
+        labels = {"topic": topic, "reason": reason}
+        value = observer.metrics.registry.get_sample_value("handoff_audit_blocked_seconds", labels)
+        return bool(value) is is_
+
+    return holds
+
+
+async def test_a_partition_without_a_leader_holds_up_only_who_answers_there(bench, monkeypatch):
+    gone = set()
+    monkeypatch.setattr(Offsets, "_is_leaderless", lambda _, place: place.topic in gone)
+    waits = await bench.say("intake.cases", RECORDED)
+    lost = await bench.say("resolver.cases", "resolver.case-resolved.v1")
+    await bench.commit_all("router", "intake.cases")
+    await bench.commit_all("feedback", "resolver.cases")
+    gone.add("router.cases")
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("dropped", lost, "feedback"))
+        await bench.until(observer, _shown(observer, "router.cases", "no_leader"))
+        assert await bench.state(waits) == "open"
+        words = {lag.word for lag in observer._lags if lag.place.topic == "router.cases"}
+        assert words == {Word.NO_LEADER}
+        gone.clear()
+        await bench.until(observer, bench.is_("dropped", waits))
+        await bench.until(observer, _shown(observer, "router.cases", "no_leader", is_=False))
 
 
 async def test_an_aborted_answer_is_none_and_its_marker_does_not_stop_the_proof(bench):
@@ -496,6 +562,37 @@ async def test_a_timer_that_never_fired_is_proved_by_the_stages_watermarks(bench
             return await _overdue(bench, ended) == "recovered"
 
         await bench.until(observer, recovered)
+
+
+async def test_a_second_feed_that_tells_the_end_of_a_call_again_has_no_timer_to_lose(bench):
+    long_ago = utc_now() - timedelta(hours=1)
+    first = await bench.say("telephony.calls", ENDED, key="call-1", at=long_ago)
+    await bench.say("intake.cases", RECORDED, key="call-1", cause=first)
+    async with bench.observer() as observer:
+        await bench.until(observer, lambda: _is_in_time(bench, first, "discharged"))
+    again = await bench.say("telephony.calls", ENDED, key="call-1", at=long_ago)
+    alone = await bench.say("telephony.calls", ENDED, key="call-2", at=long_ago)
+    given = Receipts(outcome="ignored", reason="ended before", event_ids=(again, alone))
+    await bench.say_body(ReceiptsGiven(group="intake", receipts=(given,)), "intake")
+    await bench.commit_all("intake", "telephony.calls")
+    async with bench.observer() as observer:
+        await bench.until(observer, lambda: _is_in_time(bench, alone, "overdue"))
+        late = {("telephony.call-ended→intake in time", "-"): 1}
+        assert observer._deferred.overdue() == late, "what was met is not late, not even for a moment"
+        for _ in range(3):
+            await bench.watch(observer, 0.3)
+            now = utc_now()
+            passed = WatermarkPassed(group="intake", process="1", timers_through=now, outbox_through=now)
+            await bench.say_body(passed, "intake")
+        await bench.until(observer, lambda: _is_in_time(bench, alone, "timer lost"))
+    async with ledger.session(bench.where) as tx:
+        verdicts = await tx.fetch("select name, state from verdicts")
+        assert [tuple(row) for row in verdicts] == [(alone, "timer lost")]
+        assert await tx.fetchval("select count(*) from handoffs where subject = 'call-1' and due_ms > 0") == 1
+
+
+async def _is_in_time(bench, uid, state):
+    return await _overdue(bench, uid) == state
 
 
 async def _overdue(bench, uid):
