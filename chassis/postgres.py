@@ -115,6 +115,21 @@ async def migrate(url: str, schema: str, packages: Sequence[str]) -> list[str]:
         await connection.close()
 
 
+async def require_migrated(database: Database, packages: Sequence[str]) -> None:
+    """Raise Misconfigured where a schema lacks a script of these packages: nothing would work, or only half.
+
+    What a newer version has applied beyond them is none of our business: migrations only go forward.
+    """
+    async with database.session() as tx:
+        empty = await tx.fetchval("select to_regclass('migrations')") is None
+        applied = set() if empty else {row["name"] for row in await tx.fetch("select name from migrations")}
+    missing = [name for package in packages for name, _ in _scripts(package) if name not in applied]
+    if missing:
+        raise Misconfigured(
+            f"schema {database.schema} lacks {', '.join(missing)}: run `hotline up` or `hotline migrate`"
+        )
+
+
 def _scripts(package: str) -> list[tuple[str, str]]:
     folder = resources.files(package) / "migrations"
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda e: e.name)

@@ -13,13 +13,13 @@ from typing import Any
 from uuid import UUID
 
 from chassis.clock import epoch_ms, monotonic, utc_now
-from chassis.faults import Misconfigured, Transient, backoff, insist, is_transient
+from chassis.faults import Transient, backoff, insist, is_transient
 from chassis.following import Follower, Unread
 from chassis.health import Health, Server, application
 from chassis.kafka import KafkaPublisher, Offsets
 from chassis.log import get_logger
 from chassis.message import Writer, time_header
-from chassis.postgres import Database, role_of
+from chassis.postgres import Database, require_migrated, role_of
 from chassis.process import run_process, until_stopped
 from chassis.roots import new_id
 from chassis.transport import Place
@@ -162,9 +162,7 @@ class Observer:
     async def _connect(self) -> None:
         self._begin_empty()
         await self._database.open()
-        async with self._database.session() as tx:
-            if await tx.fetchval("select to_regclass('migrations')") is None:
-                raise Misconfigured("schema observer is empty: run `hotline up` or `hotline migrate`")
+        await require_migrated(self._database, ["observer"])
         self._follower, self._offsets = Follower(self._settings.kafka), Offsets(self._settings.kafka)
         self._canary.offsets = self._offsets
         await self._offsets.start()
