@@ -1,5 +1,6 @@
 """What a process reads from its environment; every name begins with `HOTLINE_`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -65,6 +66,13 @@ class Settings(BaseSettings):
     def schema_of(self, part: str) -> str:
         """Name the PostgreSQL schema of a stage or of the vault in this world."""
         return f"{self.database_prefix}{part}"
+
+
+def apart(environment: Mapping[str, str], process: str) -> dict[str, str]:
+    """Give one process's environment: in it alone `HOTLINE_<PROCESS>__NAME` stands for `HOTLINE_NAME`."""
+    mark = f"HOTLINE_{process.upper()}__"
+    own = {name.removeprefix(mark): value for name, value in environment.items() if name.startswith(mark)}
+    return {**environment, **{f"HOTLINE_{name}": value for name, value in own.items()}}
 
 
 S = TypeVar("S", bound=Settings)

@@ -22,6 +22,7 @@ import psutil
 from chassis.faults import Misconfigured
 from chassis.kafka import Connection, apply_topics
 from chassis.postgres import Database, migrate, role_of
+from chassis.settings import apart
 from chassis.vault import SCHEMA, FileKey, Vault
 from deploy.local.processes import recall, remember
 from schemas.topics import STAGES
@@ -214,11 +215,11 @@ class World:
         if self.pid_of(name) is not None:
             return
         (self.folder / f"{name}.port").unlink(missing_ok=True)
-        environment = {**self.environment(place), "HOTLINE_PORT_FILE": f"{name}.port", **(extra or {})}
+        given = {**self.environment(place), "HOTLINE_PORT_FILE": f"{name}.port", **(extra or {})}
         with os.fdopen(os.open(self.folder / f"{name}.log", _APPEND, 0o600), "ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", BESIDE[name]],
-                env=environment,
+                env=apart(given, name),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from chassis.settings import apart
 from schemas.topics import STAGES
 
 
@@ -45,9 +46,7 @@ def _become(stage: str) -> None:
     log = os.open(f"{stage}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(log, stream)
-    mark = f"HOTLINE_{stage.upper()}__"
-    for name in [name for name in os.environ if name.startswith(mark)]:
-        os.environ["HOTLINE_" + name.removeprefix(mark)] = os.environ[name]
+    os.environ.update(apart(os.environ, stage))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 from chassis.clock import monotonic
 from chassis.kafka import KafkaPublisher
-from cli.world import World
+from cli.world import DOOR, World
 from tests.conftest import eventually
 from tests.given import message, offered
 
@@ -109,6 +109,21 @@ async def test_a_stage_without_work_is_never_called_stalled(alone):
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert await _ended(process, 25) == 0
+
+
+async def test_a_stage_on_a_schema_that_is_not_up_to_date_says_so_and_exits_78(alone):
+    await alone.value("delete from migrations where name like 'chassis/0002%'")
+    process = alone.start()
+    assert await _ended(process, 30) == 78
+    assert "lacks chassis/0002_concurrent.sql: run `hotline up`" in alone.log.read_text()
+
+
+async def test_what_runs_beside_the_stages_has_settings_of_its_own(alone, monkeypatch, unused_tcp_port):
+    monkeypatch.setenv("HOTLINE_DOOR__HTTP_PORT", str(unused_tcp_port))
+    monkeypatch.setenv("HOTLINE_OBSERVER__HTTP_PORT", "1")
+    await asyncio.to_thread(alone.world.start_beside, DOOR, alone.place)
+    await alone.world.wait_ready(stages=(DOOR,))
+    assert alone.world.port_of(DOOR) == unused_tcp_port
 
 
 async def test_a_failpoint_outside_tests_does_nothing(alone):
