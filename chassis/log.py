@@ -9,8 +9,8 @@ from typing import Any
 import structlog
 
 _LONG_DIGITS = re.compile(r"\+?\d[\d\s-]{5,}\d")
-_DATE = re.compile(r"20\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?: [0-2]\d)?")
-"""A date, or one with the hour behind it, is no number of anybody."""
+_DATE = re.compile(r"20(?:2[4-9]|[3-9]\d)-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?: [0-2]\d)?")
+"""A day on which hotlines run, perhaps with the hour behind it: no number, and nobody's birthday."""
 
 
 def configure(level: str = "INFO") -> None:

@@ -22,13 +22,14 @@ def logged(text):
         "110101199003074514",
         "020-1234-5678",
         "2026-11-25-7",
+        "2003-04-05",
     ],
 )
 def test_numbers_of_people_are_hidden(number):
     assert logged(f"called {number}, busy") == f"called {number[:2]}***, busy"
 
 
-@given(st.datetimes(datetime(2000, 1, 1), datetime(2099, 12, 31)))
+@given(st.datetimes(datetime(2024, 1, 1), datetime(2099, 12, 31)))
 def test_moments_and_versions_stay_readable(moment):
     for text in (
         f"ruleset {moment:%Y-%m-%d}.1 in force",
