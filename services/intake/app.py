@@ -72,6 +72,7 @@ async def _rung_before(tx: Tx, events: Sequence[Event[Any]], since: datetime) ->
     """Tell for each ring what its batch adds to what is known of the caller: rings and wishes before it.
 
     Calls of one customer lie in several partitions, so the time of the facts is their order, not the reading.
+    A wish is its caller's, as in the store; where nobody knows the caller, whose number it names.
     """
     kinds = (telephony.CallOffered, telephony.CallbackRequested)
     told = [(event.uid, event.body) for event in events if isinstance(event.body, kinds)]
@@ -80,14 +81,17 @@ async def _rung_before(tx: Tx, events: Sequence[Event[Any]], since: datetime) ->
         for _, body in told
         if isinstance(body, telephony.CallOffered) and body.customer_ref
     }
-    if len(set(refs.values())) == len(refs):
+    wishes = {body.call_id for _, body in told if isinstance(body, telephony.CallbackRequested)}
+    if not wishes and len(set(refs.values())) == len(refs):
         return {}
     # The calls whose first ring was read earlier are counted in the store.
-    counted = await store.known_calls(tx, list(refs))
+    known_calls = await store.known_calls(tx, sorted(refs.keys() | wishes))
+    counted = set(known_calls)
+    refs |= known_calls
     before: dict[str, Known] = defaultdict(Known)
     found: dict[UUID, Known] = {}
     for uid, body in sorted(told, key=lambda one: one[1].occurred_at):
-        ref = refs.get(body.call_id)
+        ref = refs.get(body.call_id) or body.customer_ref
         if ref is None:
             continue
         known = before[ref]

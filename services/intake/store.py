@@ -15,7 +15,7 @@ _PENDING = "('open', 'overdue')"
 
 
 async def next_case_numbers(tx: Tx, count: int) -> list[int]:
-    """Draw case numbers; a number drawn in a transaction that fails is never used."""
+    """Draw case numbers; one that is drawn for a batch that is then not stored is never used."""
     rows = await tx.fetch("select nextval('case_numbers') as number from generate_series(1, $1)", count)
     return [row["number"] for row in rows]
 
@@ -39,12 +39,14 @@ async def known_callers(tx: Tx, refs: Sequence[str], since: datetime) -> dict[st
     }
 
 
-async def known_calls(tx: Tx, call_ids: Sequence[str]) -> set[str]:
-    """Tell which of these calls are known already, with their customer."""
+async def known_calls(tx: Tx, call_ids: Sequence[str]) -> dict[str, str]:
+    """Tell whose calls these are, of those that are known already with their customer."""
     rows = await tx.fetch(
-        "select call_id from calls where call_id = any($1::text[]) and customer_ref is not null", call_ids
+        "select call_id, customer_ref from calls"
+        " where call_id = any($1::text[]) and customer_ref is not null",
+        call_ids,
     )
-    return {row["call_id"] for row in rows}
+    return {row["call_id"]: row["customer_ref"] for row in rows}
 
 
 async def contacts_of(tx: Tx, cases: Sequence[UUID]) -> dict[UUID, int]:

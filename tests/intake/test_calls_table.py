@@ -203,6 +203,26 @@ async def test_a_recorded_case_tells_of_its_customer_once_and_whoever_corrects_i
     assert (await rig.row("select state from cases"))["state"] == "closed"
 
 
+async def test_a_case_noted_before_cases_told_of_customers_tells_once_it_is_read_again(rig):
+    events = history()
+    case = events[0].body.case.model_copy(update={"language": "en", "vulnerable": True})
+    record = stamped(intake.CaseRecorded(case_id=case.case_id, case=case), 0)
+    await rig.row(
+        "insert into cases (case_id, customer_ref, recorded_at, state, changed_at)"
+        " values ($1, $2, $3, 'recorded', $3)",
+        case.case_id,
+        case.customer.customer_ref,
+        case.recorded_at,
+    )
+    for language in ("en", None):
+        async with rig.database.transaction() as tx:
+            await keep(tx, [record])
+        assert (await rig.row("select language from customers"))["language"] == language
+        async with rig.database.transaction() as tx:
+            await keep(tx, events[2:])  # What names no case says nothing of its customer.
+        await rig.row("update customers set language = null")
+
+
 async def test_a_case_and_what_it_tells_of_its_customer_are_kept_together_or_not_at_all(rig):
     record = history()[0]
 
@@ -245,3 +265,43 @@ async def test_a_callback_wished_in_a_batch_is_cancelled_by_a_later_call_in_it(r
     await rig.take(rings(0, "call-1"), wish, rings(60, "call-2"))
     await rig.subscription.drain()
     assert (await rig.row("select callback_state from calls where call_id = 'call-1'"))[0] == "cancelled"
+
+
+@pytest.mark.parametrize("named", [None, "c-1", "c-9"], ids=["unnamed", "the caller's", "another's number"])
+async def test_a_wish_of_an_earlier_batchs_call_is_cancelled_by_a_later_call_of_its_customer(rig, named):
+    await rig.take(rings(0, "call-1"))
+    wish = telephony.CallbackRequested(**at(5, "call-1"), queue="cards", customer_ref=named)
+    await rig.take(wish, rings(60, "call-2"))
+    await rig.subscription.drain()
+    assert (await rig.row("select callback_state from calls where call_id = 'call-1'"))[0] == "cancelled"
+
+
+async def test_a_wish_is_its_callers_whoever_else_rings_beside_it(rig):
+    await rig.take(rings(0, "call-1"))
+    wish = telephony.CallbackRequested(**at(5, "call-1"), queue="cards")
+    await rig.take(wish, rings(1, "call-2"), rings(60, "call-3", "c-2"))
+    await rig.subscription.drain()
+    assert (await rig.row("select callback_state from calls where call_id = 'call-1'"))[0] == "open"
+
+
+async def test_a_wish_of_a_withheld_number_is_theirs_whose_number_it_names(rig):
+    await rig.take(rings(0, "call-1", None))
+    wish = telephony.CallbackRequested(**at(5, "call-1"), queue="cards", customer_ref="c-1", number=SEALED)
+    await rig.take(wish, rings(60, "call-2"))
+    await rig.subscription.drain()
+    assert (await rig.row("select callback_state from calls where call_id = 'call-1'"))[0] == "cancelled"
+
+
+async def test_rings_of_different_customers_ask_for_nothing_more(rig, monkeypatch):
+    asked = []
+    known_calls = store.known_calls
+
+    async def counted(tx, call_ids):
+        asked.append(call_ids)
+        return await known_calls(tx, call_ids)
+
+    monkeypatch.setattr(store, "known_calls", counted)
+    await rig.take(rings(0, "call-1"), rings(0, "call-2", "c-2"))
+    assert asked == []
+    await rig.take(rings(1, "call-3"), rings(2, "call-4"))
+    assert asked == [["call-3", "call-4"]]

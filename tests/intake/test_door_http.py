@@ -3,6 +3,7 @@
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 
 import httpx
@@ -19,7 +20,7 @@ from services.intake.door.access import Access
 from services.intake.door.app import web
 from services.intake.door.settings import DoorSettings
 from services.intake.door.sources import Pbx, Webhook, load_sources
-from services.intake.door.telephony import MAX_BODY
+from services.intake.door.telephony import MAX_BODY, keep_time
 from tests.intake.door import DoorRig
 
 PHONE = "+8613800138000"
@@ -392,6 +393,54 @@ async def test_a_gap_is_the_same_whichever_door_hears_it_and_a_restart_is_told_o
         await post(here, heartbeat(5, "core-2"), {}, "fs")
     said = [*await one.sent(telephony.SourceInterrupted), *await other.sent(telephony.SourceInterrupted)]
     assert [(gap.reason, gap.from_seq, gap.to_seq) for gap in said] == [("source_restarted", None, None)]
+
+
+async def test_an_event_that_came_and_was_refused_is_not_missing(stage_database, vault, clock):
+    sources = {"fs": Webhook(name="fs", kind="freeswitch", every_event=True)}
+    rig = DoorRig(stage_database, vault, sources)
+    async with rig.client() as client:
+        for sequence in (7, 9):
+            await post(client, heartbeat(sequence), {}, "fs")
+        created = {**heartbeat(8), "Event-Name": "CHANNEL_CREATE"}
+        answer = await post(client, created, {}, "fs")
+        nameless = await post(client, {**heartbeat(10), "Core-UUID": ""}, {}, "fs")
+        clock(11)
+        await post(client, heartbeat(10), {}, "fs")
+    assert (answer.status_code, answer.json()["refused"][0]["path"]) == (400, "Unique-ID")
+    assert nameless.status_code == 400
+    assert missing(rig, "fs") == 0
+    assert await rig.sent(telephony.SourceInterrupted) == []
+    assert [reason for reason, _, _ in await refused(rig)] == ["unreadable"] * 2
+
+
+async def test_a_gap_before_silence_is_told_shown_by_every_door_and_let_go_after_a_day(
+    stage_database, vault, clock
+):
+    sources = {
+        "fs": Webhook(name="fs", kind="freeswitch", every_event=True),
+        "picked": Webhook(name="picked", kind="freeswitch"),
+    }
+    one, other = (DoorRig(stage_database, vault, sources) for _ in range(2))
+    watches = [partial(keep_time, rig.house, sources) for rig in (one, other)]
+
+    async def shown():
+        for watch in watches:
+            await watch()
+        return missing(one, "fs"), missing(other, "fs")
+
+    async with one.client() as here, other.client():
+        assert await shown() == (0, 0), "nothing was heard yet"
+        for sequence in (7, 11):
+            await post(here, heartbeat(sequence), {}, "fs")
+        assert await shown() == (3, 3)
+        assert await one.sent(telephony.SourceInterrupted) == []
+        clock(11)
+        assert await shown() == await shown() == (3, 3)
+        said = [*await one.sent(telephony.SourceInterrupted), *await other.sent(telephony.SourceInterrupted)]
+        assert [(gap.from_seq, gap.to_seq) for gap in said] == [(8, 10)]
+        clock(24 * 3600)
+        assert await shown() == (0, 0)
+    assert missing(one, "picked") is None
 
 
 def test_a_sources_file_is_checked_entry_by_entry(tmp_path):

@@ -5,7 +5,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.intake.sources.sequence import KEEP, MOST_GAPS, PATIENCE, Numbers, Place
+from services.intake.sources.sequence import KEEP, MOST_GAPS, MOST_STARTS, PATIENCE, Numbers, Place
 from tests.given import NOW
 
 
@@ -50,7 +50,32 @@ def test_a_new_start_is_told_at_once_and_a_straggler_of_the_old_one_is_no_new_st
     known, (restart,) = hear(known, 3, core="core-2")
     assert (restart.reason, restart.from_seq, restart.gap_from) == ("source_restarted", None, place(9).at)
     known, told = hear(known, 8, core="core-1")
-    assert (told, known.missing, known.core, known.sequence) == ([], 0, "core-2", 3)
+    assert (told, known.missing) == ([], 0)
+
+
+def test_two_switches_behind_one_source_are_each_heard_by_their_own_numbers():
+    known = Numbers()
+    told = []
+    for minute, (core, number) in enumerate(
+        [("a", 1), ("a", 2), ("b", 1), ("a", 3), ("a", 9), ("b", 2), ("a", 20)]
+    ):
+        known, said = hear(known, number, core=core, after=timedelta(minutes=minute))
+        told += said
+    assert known.missing == 5 + 10
+    known, said = hear(known, after=timedelta(minutes=10))
+    assert [(gap.reason, gap.from_seq, gap.to_seq) for gap in [*told, *said]] == [
+        ("source_restarted", None, None), ("seq_jump", 4, 8), ("seq_jump", 10, 19),
+    ]  # fmt: skip
+
+
+def test_a_switch_that_goes_on_speaking_is_not_forgotten_for_one_that_starts_often():
+    known, _ = hear(Numbers(), 1, core="steady")
+    for start in range(3 * MOST_STARTS):
+        known, (restart,) = hear(known, 1, core=f"core-{start}")
+        assert restart.reason == "source_restarted"
+        known, told = hear(known, start + 2, core="steady")
+        assert (told, known.missing) == ([], 0)
+    assert len(known.marks) == MOST_STARTS
 
 
 def test_a_storm_of_gaps_is_bounded_and_none_of_them_is_silent():
@@ -59,17 +84,22 @@ def test_a_storm_of_gaps_is_bounded_and_none_of_them_is_silent():
     assert [gap.from_seq for gap in told] == list(range(2, 21, 2))
 
 
-@given(st.permutations(range(1, 13)), st.sets(st.integers(2, 11)))
+EVENTS = [(core, number) for core in ("a", "b") for number in range(1, 10)]
+
+
+@given(st.permutations(EVENTS), st.sets(st.sampled_from(EVENTS), max_size=12))
 def test_gaps_cover_exactly_what_is_missing_in_any_order_and_any_batches(order, lost):
     known = Numbers()
-    for number in order:
-        if number not in lost:
-            known, told = hear(known, number)
-            assert told == []
+    heard = {"a": [], "b": []}
+    for core, number in order:
+        if (core, number) not in lost:
+            heard[core].append(number)
+            known, told = hear(known, number, core=core)
+            assert {gap.reason for gap in told} <= {"source_restarted"}
             known = Numbers.parse(known.to_bytes())  # another door goes on
-    heard = [number for number in order if number not in lost]
-    first = heard[0]
     known, told = hear(known, after=PATIENCE)
-    missing = {number for gap in told for number in range(gap.from_seq, gap.to_seq + 1)}
-    assert missing == {number for number in lost if first < number < max(heard)}
+    missing = sorted(number for gap in told for number in range(gap.from_seq, gap.to_seq + 1))
+    assert missing == sorted(
+        number for core, number in lost if heard[core] and heard[core][0] < number < max(heard[core])
+    )
     assert known.missing == len(missing)

@@ -257,6 +257,14 @@ async def test_a_webhook_is_told_its_address_and_what_arrived(world, tmp_path, m
     monkeypatch.setenv("HOTLINE_SOURCES_FILE", str(listed))
     await asyncio.to_thread(world.start_beside, DOOR, world.place())
     await world.wait_ready(stages=(DOOR,))
+    port = json.loads((world.folder / "door.port").read_text())["port"]
+
+    async def watched():
+        async with httpx.AsyncClient() as client:
+            shown = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+        return 'door_missing_events{source="fs"} 0.0' in shown
+
+    await eventually(watched, what="the watch over a source that has said nothing")
     for source, event, kind, fact in (
         ("events", ended, "application/cloudevents+json", "telephony.call-ended"),
         ("fs", heartbeat, "application/json", "of no use to us"),

@@ -46,6 +46,7 @@ CLOCKS_APART = timedelta(seconds=5)
 """So far the clocks of two doors may differ; less than the time between two declarations."""
 SEND_EVERY = 0.02
 PRUNE_EVERY = 60.0
+KEEP_TIME_EVERY = 10.0
 STOP_WITHIN = 10.0
 EXIT_FAILED = 70
 
@@ -111,6 +112,7 @@ class Door:
         # What comes in is kept even while Kafka is away: only then is it sent later.
         self._background.append(self._for_life(self.house.entry.run()))
         self._background.append(self._for_life(self._switches.run()))
+        self._background.append(asyncio.create_task(self._for_ever(self._keep_time, KEEP_TIME_EVERY)))
         self._health.ready("start")
         await self._until_there("kafka", self._publisher.start)
         self._background += [
@@ -182,6 +184,9 @@ class Door:
         while more:
             async with self._database.session() as tx:
                 more = await ledger.prune(tx, settings.keep_deliveries, settings.keep_refused)
+
+    async def _keep_time(self) -> None:
+        await telephony.keep_time(self.house, self._sources)
 
     def _facts(self) -> dict[str, Any]:
         return {"part": "door", "pid": os.getpid(), "agi_port": self._agi.port}

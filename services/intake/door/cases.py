@@ -71,6 +71,7 @@ class Standing:
     changed_at: datetime | None = None
     told_at: datetime | None = None
     closed_at: datetime | None = None
+    customer_told: bool = False
 
 
 def note(standing: Standing, event: Event[Any]) -> None:
@@ -83,6 +84,7 @@ def note(standing: Standing, event: Event[Any]) -> None:
         standing.category, standing.product = case.category.value, case.product
         standing.severity, standing.recorded_at = case.severity.value, case.recorded_at
         standing.completeness = case.completeness.score if case.completeness else None
+        standing.customer_told = True
     if isinstance(body, feedback.CustomerTold):
         standing.told_at = max(filter(None, (standing.told_at, body.told_at)))
     if standing.changed_at is not None and standing.changed_at > event.at:
@@ -98,6 +100,7 @@ _TYPES = {
     "case_id": "uuid",
     "completeness": "int",
     "cycle": "int",
+    "customer_told": "boolean",
     **dict.fromkeys(("recorded_at", "changed_at", "told_at", "closed_at"), "timestamptz"),
 }
 _LASTING = (
@@ -117,7 +120,8 @@ _WRITE = (
     + ", ".join(f"${n}::{_TYPES.get(name, 'text')}[]" for n, name in enumerate(_COLUMNS, 1))
     + ") on conflict (case_id) do update set "
     + ", ".join(f"{name} = coalesce(excluded.{name}, c.{name})" for name in _LASTING)
-    + ", told_at = greatest(excluded.told_at, c.told_at), "
+    + ", told_at = greatest(excluded.told_at, c.told_at)"
+    + ", customer_told = excluded.customer_told or c.customer_told, "
     + ", ".join(
         f"{name} = case when {_LATER} then coalesce(excluded.{name}, c.{name}) else c.{name} end"
         for name in ("department", "cycle")
@@ -130,7 +134,7 @@ _WRITE = (
 async def keep(tx: Tx, events: Sequence[Event[Any]]) -> None:
     """Note what events say of cases, and of whose cases they are: of the customer once for each case.
 
-    Needs a transaction: a case that is noted has told what it tells of its customer.
+    Needs a transaction: a case that is marked `customer_told` has told it.
     """
     standings: dict[UUID, Standing] = {}
     told: dict[UUID, Case] = {}
@@ -156,7 +160,7 @@ async def keep(tx: Tx, events: Sequence[Event[Any]]) -> None:
 
 async def _told_before(tx: Tx, case_ids: Sequence[UUID]) -> list[UUID]:
     rows = await tx.fetch(
-        "select case_id from cases where case_id = any($1::uuid[]) and recorded_at is not null", case_ids
+        "select case_id from cases where case_id = any($1::uuid[]) and customer_told", case_ids
     )
     return [row["case_id"] for row in rows]
 

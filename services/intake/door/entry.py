@@ -64,10 +64,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
-    """Where an event stands in a source that numbers all that it sends."""
+    """Where an event stands in a source that numbers all that it sends; without `place`, time has passed."""
 
     source: str
-    place: Place
+    place: Place | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +87,7 @@ class Entry:
         self._database, self._vault, self._relay = database, vault, relay
         self._telephony, self._agents = Writer(FEED), Writer("agents")
         self.missing: dict[str, int] = {}
-        """Of each numbered source, how many events had not come when it was last heard here."""
+        """Of each numbered source, how many events had not come when it was last looked at here."""
         self._waiting: list[_Item] = []
         self._there = asyncio.Event()
         self._log = get_logger(part="door")
@@ -180,17 +180,19 @@ class Entry:
         places: dict[str, list[Place]] = defaultdict(list)
         for item in items:
             if item.numbered is not None:
-                places[item.numbered.source].append(item.numbered.place)
+                heard = places[item.numbered.source]
+                heard += [item.numbered.place] if item.numbered.place else []
         gaps: list[Mapped] = []
         missing: dict[str, int] = {}
         for source, heard in sorted(places.items()):
             feed = f"sequence:{source}"
             text = await ledger.hold_position(tx, feed)
-            known = Numbers.parse(text) if text else Numbers()
-            known, told = known.heard(heard, source, utc_now())
+            before = Numbers.parse(text) if text else Numbers()
+            known, told = before.heard(heard, source, utc_now())
             gaps += [Mapped(_gap_key(gap), gap) for gap in told]
             missing[source] = known.missing
-            await ledger.move(tx, feed, known.to_bytes().decode())
+            if known != before:
+                await ledger.move(tx, feed, known.to_bytes().decode())
         return gaps, missing
 
     async def _verdicts(self, tx: Tx, items: Sequence[_Item]) -> list[Kept]:

@@ -24,7 +24,7 @@ from services.intake.door.entry import Busy, Delivery, Kept, Numbered
 from services.intake.door.house import House
 from services.intake.door.sources import Pbx, Webhook
 from services.intake.sources import cloudevents, connect, foreign, freeswitch, genesys, twilio
-from services.intake.sources.canonical import BadPayload, Reading
+from services.intake.sources.canonical import BadPayload, Mapped, Reading
 from services.intake.sources.signatures import BadSignature, verify_standard, verify_twilio
 
 MAX_BODY = 1 << 20
@@ -104,6 +104,24 @@ def routes(house: House, sources: Mapping[str, Webhook | Pbx]) -> list[BaseRoute
     return [Route(path, receive, methods=["POST"]), Route(path, handshake, methods=["OPTIONS"])]
 
 
+async def keep_time(house: House, sources: Mapping[str, Webhook | Pbx]) -> None:
+    """Tell what is missing from sources that leave nothing out, silent ones too; show it as it is stored.
+
+    Raises Transient while nothing can be kept.
+    """
+    for source in sources.values():
+        if isinstance(source, Webhook) and source.every_event:
+            await _hear(house, Numbered(source.name))
+
+
+async def _hear(
+    house: House, numbered: Numbered, facts: Sequence[Mapped] = (), delivery: Delivery | None = None
+) -> Kept:
+    kept = await house.entry.facts(facts, delivery, None, numbered)
+    house.metrics.missing.labels(numbered.source).set(house.entry.missing[numbered.source])
+    return kept
+
+
 class Hook:
     """One webhook."""
 
@@ -179,6 +197,9 @@ class Hook:
             if isinstance(reading, BadPayload):
                 outcome.refused.append({"at": place, "path": reading.path, "problem": reading.problem})
                 refused["unreadable"].append(str(reading))
+                if self._source.every_event and reading.place is not None:
+                    # It came, whatever it says: its number is not missing.
+                    await _hear(self._house, Numbered(self._source.name, reading.place))
             elif reading.unknown is not None:
                 outcome.unknown.append(reading.unknown)
                 self._house.metrics.unknown.labels(self._source.name).inc()
@@ -234,12 +255,9 @@ class Hook:
 
     async def _enter(self, reading: Reading, delivery: Delivery | None = None) -> Kept:
         """Keep a reading; where the source leaves nothing out, note also that its number has come."""
-        name, entry = self._source.name, self._house.entry
-        place = reading.place if self._source.every_event else None
-        kept = await entry.facts(reading.facts, delivery, None, Numbered(name, place) if place else None)
-        if place is not None:
-            self._house.metrics.missing.labels(name).set(entry.missing[name])
-        return kept
+        if reading.place is None or not self._source.every_event:
+            return await self._house.entry.facts(reading.facts, delivery)
+        return await _hear(self._house, Numbered(self._source.name, reading.place), reading.facts, delivery)
 
     def _count_facts(self, reading: Reading) -> None:
         for kind, count in Counter(BY_BODY[type(fact.body)].name for fact in reading.facts).items():

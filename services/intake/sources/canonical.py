@@ -33,8 +33,11 @@ class Reading:
 
 
 class BadPayload(ValueError):
-    """A payload that cannot be read: `path` names the field, `problem` says what is wrong with it."""
+    """A payload that cannot be read: `path` names the field, `problem` says what is wrong with it.
 
-    def __init__(self, path: str, problem: str) -> None:
+    `place` is where it stands in a feed that numbers its events, so far as that could be read: it has come.
+    """
+
+    def __init__(self, path: str, problem: str, place: Place | None = None) -> None:
         super().__init__(f"{path}: {problem}")
-        self.path, self.problem = path, problem
+        self.path, self.problem, self.place = path, problem, place

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from schemas import telephony
 from schemas.envelope import Body, Code, Identifier, Line
-from services.intake.sources.canonical import Mapped, Reading
+from services.intake.sources.canonical import BadPayload, Mapped, Reading
 from services.intake.sources.foreign import (
     Count,
     Payload,
@@ -246,7 +246,7 @@ def facts(payload: object, source: str = "freeswitch") -> Reading:
 
     `delivery` is `Core-UUID` and `Event-Sequence`: the same again is a duplicate. The switch numbers all its
     events, wanted or not: only where all of them are sent does a jump mean that one is missing. Raises
-    BadPayload with the header's name.
+    BadPayload with the header's name, and with the place where that could be read.
     """
     headers = fields_of(payload, "")
     event = _Numbered.read(headers)
@@ -259,7 +259,10 @@ def facts(payload: object, source: str = "freeswitch") -> Reading:
         kind = ACTIONS.get(name) if isinstance(name, str) else None
     if kind is None:
         return Reading(delivery, unknown=str(name)[:80], place=place)
-    return Reading(delivery, tuple(_say(kind.read(headers), delivery, source)), place=place)
+    try:
+        return Reading(delivery, tuple(_say(kind.read(headers), delivery, source)), place=place)
+    except BadPayload as bad:
+        raise BadPayload(bad.path, bad.problem, place) from None
 
 
 def _say(event: _Event, delivery: str, source: str) -> Iterator[Mapped]:

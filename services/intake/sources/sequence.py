@@ -17,8 +17,8 @@ KEEP = timedelta(hours=24)
 """For how long a gap stays open."""
 MOST_GAPS = 200
 """Open gaps of one feed; beyond, the oldest are told and let go."""
-MOST_PAST = 8
-"""Starts of the switch that are remembered, so that a straggler of one of them is no new start."""
+MOST_STARTS = 9
+"""Starts that are remembered, those heard last, so that a straggler of one of them is no new start."""
 
 
 class Place(NamedTuple):
@@ -62,13 +62,22 @@ class Gap(Body):
             yield self.model_copy(update={"first": place.sequence + 1})
 
 
-class Numbers(Body):
-    """How far a feed has been heard, and what is missing in it; give each event to `heard`, in any order."""
+class Mark(Body):
+    """How far one start of a switch has been heard."""
 
-    core: str = ""
-    sequence: int = 0
-    at: Moment | None = None
-    past: tuple[str, ...] = ()
+    core: str
+    sequence: int
+    at: Moment
+
+
+class Numbers(Body):
+    """How far a feed has been heard, and what is missing in it; give each event to `heard`, in any order.
+
+    Each start has a mark of its own, the one heard last stands last: a second switch behind the same
+    source is taken for a new start when it is first heard, but its numbers count from then on as well.
+    """
+
+    marks: tuple[Mark, ...] = ()
     gaps: tuple[Gap, ...] = ()
 
     @property
@@ -79,7 +88,10 @@ class Numbers(Body):
     def heard(
         self, places: Iterable[Place], source: str, now: datetime
     ) -> tuple["Numbers", list[telephony.SourceInterrupted]]:
-        """Take what was heard together; gives what is known then, and the gaps that are to be told."""
+        """Take what was heard together; gives what is known then, and the gaps that are to be told.
+
+        Nothing heard is time that passed.
+        """
         known = self
         told: list[telephony.SourceInterrupted] = []
         for place in places:
@@ -91,30 +103,34 @@ class Numbers(Body):
         return known, [*told, *overdue]
 
     def _restart(self, place: Place, source: str) -> telephony.SourceInterrupted | None:
-        if self.at is None or place.core in (self.core, *self.past):
+        if not self.marks or self._mark(place.core) is not None:
             return None
+        last = self.marks[-1].at
         return telephony.SourceInterrupted(
-            source=source, reason="source_restarted", gap_from=self.at, gap_to=max(place.at, self.at)
+            source=source, reason="source_restarted", gap_from=last, gap_to=max(place.at, last)
         )
+
+    def _mark(self, core: str) -> Mark | None:
+        return next((mark for mark in self.marks if mark.core == core), None)
 
     def _with(self, place: Place, now: datetime) -> "Numbers":
         gaps = tuple(rest for gap in self.gaps for rest in gap.without(place))
-        if place.core in self.past or (place.core == self.core and place.sequence <= self.sequence):
+        mark = self._mark(place.core)
+        if mark is not None and place.sequence <= mark.sequence:
             return self.model_copy(update={"gaps": gaps})
-        past = self.past
-        if self.at is not None and place.core != self.core:
-            past = (*past, self.core)[-MOST_PAST:]
-        elif self.at is not None and place.sequence > self.sequence + 1:
+        if mark is not None and place.sequence > mark.sequence + 1:
             missing = Gap(
                 core=place.core,
-                first=self.sequence + 1,
+                first=mark.sequence + 1,
                 last=place.sequence - 1,
-                gap_from=min(self.at, place.at),
+                gap_from=min(mark.at, place.at),
                 gap_to=place.at,
                 noticed_at=now,
             )
             gaps = (*gaps, missing)
-        return Numbers(core=place.core, sequence=place.sequence, at=place.at, past=past, gaps=gaps)
+        others = [other for other in self.marks if other is not mark]
+        newest = Mark(core=place.core, sequence=place.sequence, at=place.at)
+        return Numbers(marks=(*others, newest)[-MOST_STARTS:], gaps=gaps)
 
 
 def _overdue(known: Numbers, source: str, now: datetime) -> tuple[Numbers, list[telephony.SourceInterrupted]]:
