@@ -111,8 +111,9 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
 def status(overview: dict[str, Any], *, hints: bool = False) -> None:
     """Print what runs, where, and how far behind."""
     table = Table(title=f"Hotline in {overview['folder']}", title_justify="left")
-    for column in ("part", "state", "pid", "where", "lag (records)", "handled"):
-        table.add_column(column)
+    table.add_column("part", no_wrap=True, min_width=len("department.branches"))
+    for column in ("state", "pid", "where", "lag (records)", "handled"):
+        table.add_column(column, overflow="fold")
     for name, piece in overview["stack"].items():
         running = "given" if piece.get("given") else ("running" if piece["running"] else "stopped")
         port = piece.get("port")
