@@ -59,6 +59,23 @@ class Database:
             reset=_leave_as_it_is,
         )
 
+    async def reopen(self, *packages: str) -> None:
+        """Connect anew; raises Misconfigured where the schema lacks a migration of these packages.
+
+        What a newer version has applied beyond them is none of our business: migrations only go forward.
+        """
+        await self.close()
+        await self.open()
+        async with self.session() as tx:
+            empty = await tx.fetchval("select to_regclass('migrations')") is None
+            rows = [] if empty else await tx.fetch("select name from migrations")
+        applied = {row["name"] for row in rows}
+        missing = [name for package in packages for name, _ in _scripts(package) if name not in applied]
+        if missing:
+            raise Misconfigured(
+                f"schema {self.schema} lacks {', '.join(missing)}: run `hotline up` or `hotline migrate`"
+            )
+
     async def close(self) -> None:
         """Close all connections, by force after a moment."""
         if self._pool is not None:
@@ -113,21 +130,6 @@ async def migrate(url: str, schema: str, packages: Sequence[str]) -> list[str]:
             ]
     finally:
         await connection.close()
-
-
-async def require_migrated(database: Database, packages: Sequence[str]) -> None:
-    """Raise Misconfigured where a schema lacks a script of these packages: nothing would work, or only half.
-
-    What a newer version has applied beyond them is none of our business: migrations only go forward.
-    """
-    async with database.session() as tx:
-        empty = await tx.fetchval("select to_regclass('migrations')") is None
-        applied = set() if empty else {row["name"] for row in await tx.fetch("select name from migrations")}
-    missing = [name for package in packages for name, _ in _scripts(package) if name not in applied]
-    if missing:
-        raise Misconfigured(
-            f"schema {database.schema} lacks {', '.join(missing)}: run `hotline up` or `hotline migrate`"
-        )
 
 
 def _scripts(package: str) -> list[tuple[str, str]]:

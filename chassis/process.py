@@ -18,7 +18,7 @@ from chassis.health import Health, Server, application
 from chassis.kafka import KafkaPublisher, Subscription, check_topics, lag_of
 from chassis.log import configure, get_logger
 from chassis.metrics import StageMetrics
-from chassis.postgres import Database, require_migrated, role_of
+from chassis.postgres import Database, role_of
 from chassis.relay import Relay
 from chassis.settings import Settings, load_settings
 from chassis.stage import Stage
@@ -97,11 +97,8 @@ class Process:
         await until_there(part, attempt, self._health, self._log)
 
     async def _open_databases(self) -> None:
-        own = ("chassis", f"services.{self._stage.name}")
-        for database, packages in ((self._database, own), (self._vault_database, ("chassis.vault",))):
-            await database.close()
-            await database.open()
-            await require_migrated(database, packages)
+        await self._database.reopen("chassis", f"services.{self._stage.name}")
+        await self._vault_database.reopen("chassis.vault")
 
     async def _preflight(self) -> None:
         faults = await check_topics(self._settings.kafka, self._stage.inputs)

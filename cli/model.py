@@ -16,6 +16,8 @@ from cli import show
 from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from chassis.postgres import Database, Tx
     from chassis.vault import Vault
     from services.router.classifier.model import Card, Model
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from services.router.learning import Agreement, Gauge, Lesson, Line, Score, Share
     from services.router.lessons import Act, Activation, Role, StoredModel, Window
     from services.router.lessons.night import Night, NotTrained, Trained
+    from services.router.lessons.runs import Job
 
 model_app = typer.Typer(
     help="The classifier: what decides, how good it is, how it learns.", no_args_is_help=True
@@ -82,6 +85,22 @@ async def _with_vault(folder: Path) -> AsyncIterator[tuple[Database, Vault]]:
             yield database, vault
     finally:
         await vault.close()
+
+
+@asynccontextmanager
+async def _alone(folder: Path, job: Job, what: str) -> AsyncIterator[None]:
+    """Do by hand what runs by the clock; refused while somebody else is at it."""
+    from services.router.lessons import Refused, runs
+
+    async with _router(folder) as database:
+        async with runs.alone(database, job) as mine:
+            if mine is not None:
+                yield
+                return
+        async with database.session() as tx:
+            session = await runs.at_work(tx, job)
+    why = f"the process of the lessons is at it, or another hand: session {session} of PostgreSQL"
+    raise Refused(f"{what} already", why, "ask again when it has ended, or docs/runbook/LessonsStopped.md")
 
 
 def in_router(folder: Path, work: Callable[[Tx], Coroutine[Any, Any, T]]) -> T:
@@ -548,6 +567,7 @@ def _trained(language: str, found: Trained | NotTrained) -> dict[str, Any]:
         "language": language,
         "version": card.version,
         "sha256": found.model.sha256,
+        "watched": found.watched,
         "learnt_from": found.learnt_from,
         "held_out": _score(found.held_out),
         "metrics": card.metrics.model_dump(),
@@ -559,14 +579,14 @@ def retrain(shipped: Installed = SHIPPED, folder: Folder = UP, json: Json = Fals
     """The nightly job: judge the watched model and let it decide if it is better; then train the next one.
 
     While a model is watched no other is trained: it would never be watched for long enough. Under
-    `hotline up` it is done each night without anybody.
+    `hotline up` it is done each night without anybody, and refused here while it is.
     """
-    from chassis.clock import utc_now
+    from services.router.lessons import runs
     from services.router.lessons.night import nights
 
     async def work() -> list[dict[str, Any]]:
-        async with _with_vault(folder) as (database, vault):
-            done = await nights(database, vault, shipped, utc_now(), show.progress)
+        async with _alone(folder, "retrain", "learning"), _with_vault(folder) as (database, vault):
+            done = await nights(database, vault, shipped, runs.now, show.progress)
         return [_night(one) for one in done]
 
     done = _run(work())
@@ -578,6 +598,12 @@ def retrain(shipped: Installed = SHIPPED, folder: Folder = UP, json: Json = Fals
     raise typer.Exit(PROBLEM if failed else FINE)
 
 
+_UNWATCHED = (
+    "is stored and not watched: somebody has activated another model meanwhile;"
+    " hotline model activate --role shadow has it watched"
+)
+
+
 def _of_night(one: dict[str, Any]) -> list[str]:
     printed = []
     if one["watched"]:
@@ -585,7 +611,8 @@ def _of_night(one: dict[str, Any]) -> list[str]:
         printed.append(f"{one['language']}: {one['watched'][:12]} {word[one['verdict']]}: {one['why']}")
     trained = one["trained"]
     if trained and "sha256" in trained:
-        printed.append(f"{one['language']}: {trained['version']} ({trained['sha256'][:12]}) is watched now")
+        state = "is watched now" if trained["watched"] else _UNWATCHED
+        printed.append(f"{one['language']}: {trained['version']} ({trained['sha256'][:12]}) {state}")
     elif trained:
         printed.append(f"{one['language']}: nothing trained: {trained['why']}")
     return printed
@@ -670,7 +697,7 @@ def watch(
     """Look for drift; where the classifier is wrong too often, it decides no more for that department.
 
     It stays so until `hotline model allow`; meanwhile its alarm goes on ringing. Under `hotline up` it is
-    done each hour without anybody.
+    done each hour without anybody, and refused here while it is.
     """
     from services.router import lessons
 
@@ -678,7 +705,7 @@ def watch(
     if length is None:
         raise typer.Exit(say("no such window", window, "--window day, or --window hour", USAGE))
     act = act_of("watch", f"alarm of the last {window}")
-    found, restricted = in_router(folder, lambda tx: lessons.supervise(tx, length, act))
+    found, restricted = _run(_supervised(folder, length, act))
     if json:
         show.as_json(
             {
@@ -691,6 +718,17 @@ def watch(
     else:
         _print_gauges(found, restricted)
     raise typer.Exit(PROBLEM if any(one.rings for one in found) else FINE)
+
+
+async def _supervised(folder: Path, length: timedelta, act: Act) -> tuple[list[Gauge], list[str]]:
+    from services.router import lessons
+
+    async with (
+        _alone(folder, "watch", "looking for drift"),
+        _router(folder) as database,
+        database.transaction() as tx,
+    ):
+        return await lessons.supervise(tx, length, act)
 
 
 def _sample(gauge: Gauge) -> dict[str, Any]:

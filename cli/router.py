@@ -105,8 +105,10 @@ class Tally:
 
     @property
     def fine(self) -> bool:
-        """Whether nothing differs, and nothing but what was erased is missing."""
-        return not self.differences and set(self.gaps) <= {"erased"}
+        """Whether nothing differs, and nothing is missing that should be there."""
+        from services.router.replay import EXPECTED
+
+        return not self.differences and set(self.gaps) <= EXPECTED
 
     def as_json(self) -> dict[str, Any]:
         """The result for a script."""
@@ -377,6 +379,8 @@ class Again:
         why = recorded.routed.explanation
         if why is None:
             raise _Gap("no_explanation")
+        if why.departments_sha256 is None:
+            raise _Gap("departments_unnamed")
         case = recorded.routed.case
         inputs = inputs_of(recorded.routed, why, self._reading.text_of(case))
         if inputs is None:
@@ -385,7 +389,7 @@ class Again:
         ruleset = self._versions.ruleset or await self._versions.ruleset_of(why.ruleset_sha256)
         if ruleset is None:
             raise _Gap("ruleset_unknown")
-        departments = await self._versions.departments_of(why.departments_sha256 or "")
+        departments = await self._versions.departments_of(why.departments_sha256)
         if departments is None:
             raise _Gap("departments_unknown")
         desk = Desk(ruleset, departments, normaliser=NORMALISER)

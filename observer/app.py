@@ -19,7 +19,7 @@ from chassis.health import Health, Server, application
 from chassis.kafka import KafkaPublisher, Offsets
 from chassis.log import get_logger
 from chassis.message import Writer, time_header
-from chassis.postgres import Database, require_migrated, role_of
+from chassis.postgres import Database, role_of
 from chassis.process import run_process, until_stopped
 from chassis.roots import new_id
 from chassis.transport import Place
@@ -161,8 +161,7 @@ class Observer:
 
     async def _connect(self) -> None:
         self._begin_empty()
-        await self._database.open()
-        await require_migrated(self._database, ["observer"])
+        await self._database.reopen("observer")
         self._follower, self._offsets = Follower(self._settings.kafka), Offsets(self._settings.kafka)
         self._canary.offsets = self._offsets
         await self._offsets.start()

@@ -140,7 +140,8 @@ class Reading:
     async def _keep_shipped(self, tx: Tx) -> None:
         """Keep what came with the installation: what it decides can then be taken again without its files.
 
-        Whether this transaction is committed shows at the next look, which finds nothing missing.
+        Each statement commits by itself, before the decision is stored; only what an operator sends again is
+        handled in one transaction. Whether what was kept has stayed shows at the next look.
         """
         missing = await store.not_kept(tx, sorted(self._perhaps_not_kept))
         rules, departments = self._shipped_rules, self._desk.departments

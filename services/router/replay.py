@@ -17,9 +17,17 @@ from services.router.decision import Choice, Desk, Read, Scored, decide, hold, i
 
 FOLLOWED = "follows_earlier_case"
 Gap = Literal[
-    "erased", "no_explanation", "inputs_unknown", "ruleset_unknown", "model_unknown", "departments_unknown"
+    "erased",
+    "departments_unnamed",
+    "no_explanation",
+    "inputs_unknown",
+    "ruleset_unknown",
+    "model_unknown",
+    "departments_unknown",
 ]
-"""Why a decision cannot be taken again; only of `erased` that is as it should be."""
+"""Why a decision cannot be taken again; `departments_unnamed`: it is older than the naming of departments."""
+EXPECTED: frozenset[Gap] = frozenset({"erased", "departments_unnamed"})
+"""Gaps that are as they should be, and no fault of what is kept."""
 _NOT_COMPARED = frozenset({"shadow"})  # it decides nothing, and its model may be long gone
 
 

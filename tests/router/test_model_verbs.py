@@ -18,11 +18,11 @@ from cli.rules import rules_app
 from cli.world import Place
 from schemas.case import Customer
 from schemas.router import Candidate, Explanation, ModelSaid
-from services.router import lessons, store
+from services.router import learning, lessons, store
 from services.router.classifier import training
 from services.router.domain import Label, Routing
 from services.router.learning import Lesson
-from services.router.lessons import night
+from services.router.lessons import night, runs
 from services.router.rules import parse_rules
 from services.router.settings import RouterSettings
 from tests.given import NOW, a_case
@@ -587,6 +587,44 @@ async def test_what_a_person_does_during_the_nightly_job_stands(hotline, tmp_pat
     (_, en), _ = await hotline.printed("retrain", "--shipped", tmp_path / "own")
     assert (en["verdict"], en["why"]) == ("watch", "somebody has activated another model meanwhile")
     assert (await hotline.in_force())[1] == {("active", "en"): "none", ("shadow", "en"): better.sha256}
+
+
+@pytest.mark.postgres
+async def test_a_trained_model_that_is_not_watched_is_said_to_be_stored_only(hotline, tmp_path, monkeypatch):
+    mine, theirs = write_model(tmp_path / "m"), write_model(tmp_path / "t", "2")
+
+    async def train(database, language, *_, **__):
+        if language == "zh":
+            return night.NotTrained("x", "y")
+        async with database.transaction() as tx:
+            for folder in ("m", "t"):
+                await lessons.store_model(tx, tmp_path / folder, NOW)
+            stored = await lessons.model_named(tx, theirs.sha256)
+            await lessons.activate_model(tx, stored, "shadow", lessons.Act("ada", "mine", NOW))
+        return night.Trained(mine, 1000, learning.score([]))
+
+    monkeypatch.setattr(night, "train", train)
+    out, _, code = await hotline("retrain", "--shipped", tmp_path)
+    said = f"en: en-1 ({mine.sha256[:12]}) is stored and not watched: somebody has activated another model"
+    assert (said in out, code) == (True, 0)
+    assert (await hotline.in_force())[1] == {("shadow", "en"): theirs.sha256}
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("verb", "what"), [("retrain", "learning already"), ("watch", "looking for drift already")]
+)
+async def test_what_somebody_does_at_the_moment_is_not_done_by_hand_as_well(hotline, verb, what):
+    async with runs.alone(hotline.database, verb) as tx:
+        session = await tx.fetchval("select pg_backend_pid()")
+        out, complaint, code = await hotline(verb)
+    assert (out, code) == ("", 1)
+    assert complaint.splitlines() == [
+        f"hotline: {what}",
+        f"  the process of the lessons is at it, or another hand: session {session} of PostgreSQL",
+        "  next: ask again when it has ended, or docs/runbook/LessonsStopped.md",
+    ]
+    assert (await hotline(verb))[2] == 0
 
 
 # ------------------------------------------------------------ figures, drift

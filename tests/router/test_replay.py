@@ -339,6 +339,26 @@ async def test_a_decision_whose_departments_are_not_known_any_more_is_no_same_on
     assert (found["same"], found["not_replayable"], code) == (0, {"departments_unknown": 1}, 1)
 
 
+NAMED_SINCE = ("departments_sha256", "restricted", "audits", "severity", "follows")
+
+
+@pytest.mark.postgres
+async def test_a_decision_older_than_the_naming_of_departments_is_counted_and_no_fault(rig, replay):
+    words = ("I lost my card", "about the fee")
+    await rig.say(*[message(recorded(await rig.case(one, severity="low"))) for one in words])
+    assert "urgent" in {one.case.severity for one in routings(rig)}, "the severity before is not named either"
+    async with rig.database.session() as tx:
+        for row in await tx.fetch("select batch, ordinal, value from outbox where topic = 'router.cases'"):
+            said = json.loads(row["value"])
+            explanation = said.get("explanation", {})
+            said |= {"explanation": {k: v for k, v in explanation.items() if k not in NAMED_SINCE}}
+            place = row["batch"], row["ordinal"]
+            value = json.dumps(said).encode()
+            await tx.execute("update outbox set value = $3 where batch = $1 and ordinal = $2", *place, value)
+    found, code = await replay()
+    assert (found["same"], found["not_replayable"], code) == (0, {"departments_unnamed": 2}, 0)
+
+
 @pytest.mark.postgres
 async def test_the_erased_are_counted_and_are_no_fault(rig, replay):
     cases = [await rig.case(SURE["en"], f"c-{number}") for number in range(4)]

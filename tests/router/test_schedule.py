@@ -3,12 +3,14 @@
 import asyncio
 import json
 import re
+import threading
 import urllib.request
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import asyncpg
 import pytest
 import yaml
 from hypothesis import given
@@ -19,16 +21,17 @@ from chassis.postgres import Database, role_of
 from cli.world import LESSONS, PROCESSES
 from services.router import lessons
 from services.router.classifier import training
-from services.router.lessons import Act, runs
-from services.router.lessons.app import LessonMetrics, Schedule
+from services.router.learning import score
+from services.router.lessons import Act, night, runs
+from services.router.lessons.app import ATTEMPTS, LessonMetrics, Schedule
 from services.router.lessons.schedule import daily, every, is_due
 from services.router.lessons.settings import LessonSettings
 from services.router.settings import RouterSettings
 from tests.conftest import eventually
 from tests.given import NOW
 from tests.router.given import RULES_TEXT
-from tests.router.test_lessons import seed
-from tests.router.test_model_verbs import Hotline, taught
+from tests.router.test_lessons import seed, write_model
+from tests.router.test_model_verbs import Hotline, split_texts, taught
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,10 +61,12 @@ def test_periods_lie_end_to_end(now, period):
     assert every(period, slot + period) == slot + period
 
 
-@given(MOMENTS, MOMENTS)
-def test_a_slot_is_due_once_and_never_again_when_the_clock_is_put_back(slot, last):
-    assert is_due(slot, None)
-    assert is_due(slot, last) == (last < slot)
+@given(MOMENTS, MOMENTS, st.timedeltas(timedelta(), timedelta(days=1)))
+def test_a_slot_is_due_once_and_again_only_when_the_last_is_still_to_come(slot, last, since):
+    now = slot + since
+    assert is_due(slot, None, now)
+    assert is_due(slot, last, now) == (last < slot or last > now)
+    assert not is_due(slot, slot, now)
 
 
 # ------------------------------------------------------------ on a real database, with a clock moved by hand
@@ -96,7 +101,7 @@ class House(Hotline):
         (folder / "rules.yaml").write_text(RULES_TEXT, "utf-8")
         self.first = self.process()
 
-    def process(self, database=None, **fields):
+    def process(self, database=None, clock=None, **fields):
         """A process of its own, with its own metrics and log."""
         given = {
             "kafka_bootstrap": "x",
@@ -107,11 +112,13 @@ class House(Hotline):
             **fields,
         }
         metrics = LessonMetrics()
-        made = Schedule(
-            database or self.database, self.vault, LessonSettings(**given), metrics, lambda: self.now
-        )
+        own, settings = database or self.database, LessonSettings(**given)
+        made = Schedule(own, self.vault, settings, metrics, clock or self.clock)
         made._log, made.metrics = Heard(), metrics
         return made
+
+    async def clock(self, _):
+        return self.now
 
     async def later(self, process=None, **by):
         """Time goes by, and the process looks at the clock."""
@@ -120,6 +127,18 @@ class House(Hotline):
 
     def ran(self, job, process=None):
         return len((process or self.first)._log.of("run", job=job))
+
+    async def store(self, folder, *version):
+        model = write_model(folder, *version)
+        async with self.database.transaction() as tx:
+            await lessons.store_model(tx, folder, self.now)
+        return model
+
+    async def give(self, role, model, by="ada"):
+        """A role for a stored English model, on a person's word."""
+        async with self.database.transaction() as tx:
+            stored = await lessons.model_named(tx, model.sha256)
+            await lessons.activate_model(tx, stored, role, Act(by, "mine", self.now))
 
     async def last(self):
         async with self.database.session() as tx:
@@ -275,6 +294,98 @@ async def test_what_is_not_trained_is_said_once_with_its_reason(house, monkeypat
     ]
     assert len(house.first._log.of("not_trained", language="zh")) == 1
     assert (await house.in_force())[1] == {}
+    assert shown(house.first, "router_last_run_failed", task="retrain") == 0, "nobody has to install it"
+
+
+@pytest.mark.postgres
+async def test_a_training_that_should_have_been_and_was_not_is_a_run_that_failed(house, monkeypatch):
+    def refused(*_):
+        raise lessons.Refused("model refused", "its confidence is off", "x")
+
+    await taught(house)
+    monkeypatch.setattr(training, "train", refused)
+    for _ in range(2):
+        await house.first.turn()
+    await house.later(days=1)
+    told = {"language": "en", "why": "its confidence is off", "next": night._TRIAGE}
+    assert house.first._log.of("training_failed") == [told, told]
+    assert shown(house.first, "router_last_run_failed", task="retrain") == 1
+    assert house.ran("retrain") == 0
+
+
+def trained_while(monkeypatch, house, folder, meanwhile):
+    """Let a training take half an hour, in which somebody does something; gives what it trains."""
+    model = write_model(folder, "9")
+
+    async def train(database, language, *_, **__):
+        if language == "zh":
+            return night.NotTrained("x", "y")
+        async with database.transaction() as tx:
+            await lessons.store_model(tx, folder, house.now)
+        house.now += timedelta(minutes=30)
+        await meanwhile()
+        return night.Trained(model, 1000, score([]))
+
+    monkeypatch.setattr(night, "train", train)
+    return model
+
+
+@pytest.mark.postgres
+async def test_a_trained_model_is_watched_from_the_end_of_its_training(house, tmp_path, monkeypatch):
+    async def nothing():
+        pass
+
+    model = trained_while(monkeypatch, house, tmp_path / "new", nothing)
+    await house.first.turn()
+    (row,) = await house.rows("select role, sha256, activated_at from model_activations")
+    assert row == {"role": "shadow", "sha256": model.sha256, "activated_at": house.now}
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("role", ["shadow", "active"])
+async def test_what_a_person_activates_while_a_model_is_trained_stands(house, tmp_path, monkeypatch, role):
+    theirs = await house.store(tmp_path / "theirs", "1")
+    ours = trained_while(monkeypatch, house, tmp_path / "new", lambda: house.give(role, theirs))
+    await house.first.turn()
+    assert (await house.in_force())[1] == {(role, "en"): theirs.sha256}
+    assert house.first._log.of("trained") == [{"language": "en", "model": ours.sha256, "watched": False}]
+
+
+@pytest.mark.postgres
+async def test_a_model_is_trained_and_watched_after_the_one_before_was_promoted(house, tmp_path, monkeypatch):
+    async def nothing():
+        pass
+
+    first = await house.store(tmp_path / "first", "1")
+    await house.give("shadow", first)
+    await house.learn(split_texts("card", 120, held_out=True), "cards")
+    second = trained_while(monkeypatch, house, tmp_path / "new", nothing)
+    await house.later(days=4)
+    assert (await house.in_force())[1] == {("active", "en"): first.sha256, ("shadow", "en"): second.sha256}
+
+
+@pytest.mark.postgres
+async def test_models_are_judged_beside_the_event_loop(house, tmp_path, monkeypatch):
+    where, judge = [], night.judge
+    monkeypatch.setattr(night, "judge", lambda *of: where.append(threading.current_thread()) or judge(*of))
+    await house.give("active", await house.store(tmp_path / "1", "1"))
+    await house.give("shadow", await house.store(tmp_path / "2", "2"))
+    await house.learn(split_texts("card", 3, held_out=True), "cards")
+    await house.first.turn()
+    assert len(where) == 2
+    assert threading.main_thread() not in where
+
+
+@pytest.mark.postgres
+async def test_lessons_are_compared_once_with_what_stored_models_have_learnt_from(
+    house, tmp_path, monkeypatch
+):
+    asked, digest_of = [], night.digest_of
+    monkeypatch.setattr(night, "digest_of", lambda learn: asked.append(learn) or digest_of(learn))
+    for number in "123":
+        await house.store(tmp_path / number, number)
+    await house.first.turn()
+    assert len(asked) == len(night.LANGUAGES)
 
 
 @pytest.mark.postgres
@@ -303,18 +414,96 @@ async def test_a_run_that_fails_is_told_and_done_again_at_its_next_time_only(hou
 
 
 @pytest.mark.postgres
-async def test_what_the_database_interrupts_is_done_again_at_once(house, monkeypatch):
+async def test_what_the_database_interrupts_is_done_again_at_once_and_stops_nothing_else(house, monkeypatch):
     async def away(*_):
         raise Transient("postgres is away")
 
     supervise = lessons.supervise
     monkeypatch.setattr(lessons, "supervise", away)
-    with pytest.raises(Transient):
-        await house.first.turn()
-    assert await house.last() == {}
+    await house.first.turn()
+    assert list(await house.last()) == ["retrain"]
+    assert shown(house.first, "router_last_run_failed", task="retrain") == 0
     monkeypatch.setattr(lessons, "supervise", supervise)
     await house.first.turn()
     assert house.ran("watch") == 1
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("error", [asyncpg.QueryCanceledError("statement timeout"), TimeoutError()])
+async def test_a_run_that_is_interrupted_each_time_rests_longer_each_time_and_has_failed_in_the_end(
+    house, monkeypatch, error
+):
+    looks, begun, supervise = 0, [], lessons.supervise
+
+    async def too_slow(*_):
+        begun.append(looks)
+        raise error
+
+    monkeypatch.setattr(lessons, "supervise", too_slow)
+    for looks in range(200):  # noqa: B007 - what is interrupted notes when
+        await house.first.turn()
+        assert (shown(house.first, "router_last_run_failed", task="watch") == 1) == (len(begun) == ATTEMPTS)
+    assert begun == [0, 1, 3, 7, 15, 31, 63, 127]
+    put_off = house.first._log.of("run_put_off", job="watch", why=type(error).__name__)
+    assert [one["again_in_s"] for one in put_off] == [5, 10, 20, 40, 80, 160, 320]
+    assert len(house.first._log.of("run_failed", job="watch")) == 1
+    assert house.ran("retrain") == 1, "the other job is not touched"
+
+    monkeypatch.setattr(lessons, "supervise", supervise)
+    await house.later(hours=1)
+    assert shown(house.first, "router_last_run_failed", task="watch") == 0
+
+
+@pytest.mark.postgres
+async def test_a_run_that_cannot_be_noted_rests_as_well(house, monkeypatch):
+    asked, note = [], runs.note
+
+    async def read_only(tx, job, *run):
+        if job == "watch":
+            raise asyncpg.ReadOnlySQLTransactionError("cannot execute INSERT")
+        await note(tx, job, *run)
+
+    async def supervise(*_):
+        asked.append(1)
+        return [], []
+
+    monkeypatch.setattr(runs, "note", read_only)
+    monkeypatch.setattr(lessons, "supervise", supervise)
+    for _ in range(300):
+        with suppress(asyncpg.ReadOnlySQLTransactionError):
+            await house.first.turn()
+    windows = len(lessons.WINDOWS)
+    assert len(asked) == (ATTEMPTS + 1) * windows
+    assert house.ran("retrain") == 1
+
+
+@pytest.mark.postgres
+async def test_one_process_whose_clock_is_ahead_does_not_silence_the_others(house):
+    async def ahead(_):
+        return house.now + timedelta(days=30)
+
+    await house.first.turn()
+    await house.process(clock=ahead).turn()
+    for _ in range(48):
+        await house.later(hours=1)
+    assert (house.ran("watch"), house.ran("retrain")) == (1 + 48, 1 + 3)
+    assert shown(house.first, "router_last_run_timestamp_seconds", task="watch") == house.now.timestamp()
+
+
+@pytest.mark.postgres
+async def test_the_clock_is_that_of_the_database_and_not_of_the_host(house, monkeypatch):
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=30)
+
+    monkeypatch.setattr("chassis.clock.datetime", Ahead)
+    house.first._clock = Schedule.__init__.__defaults__[0]
+    await house.first.turn()
+    (row,) = await house.rows(
+        "select max(abs(extract(epoch from now() - ran_at))) as off from scheduled_runs"
+    )
+    assert row["off"] < 3600
 
 
 @pytest.mark.postgres

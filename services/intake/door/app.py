@@ -22,7 +22,7 @@ from chassis.kafka import KafkaPublisher
 from chassis.log import get_logger
 from chassis.message import Writer, time_header
 from chassis.metrics import StageMetrics
-from chassis.postgres import Database, require_migrated, role_of
+from chassis.postgres import Database, role_of
 from chassis.process import run_process, until_stopped, until_there
 from chassis.relay import Relay
 from chassis.roots import new_id
@@ -140,11 +140,8 @@ class Door:
         await until_there(part, attempt, self._health, self._log)
 
     async def _open_databases(self) -> None:
-        own = ("chassis", "services.intake")
-        for database, packages in ((self._database, own), (self._vault_database, ("chassis.vault",))):
-            await database.close()
-            await database.open()
-            await require_migrated(database, packages)
+        await self._database.reopen("chassis", "services.intake")
+        await self._vault_database.reopen("chassis.vault")
 
     async def _for_ever(self, work: Callable[[], Coroutine[Any, Any, None]], pause: float) -> None:
         while True:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from chassis.clock import utc_now
 from chassis.faults import Misconfigured, is_transient
 from chassis.health import Health, Server, application
 from chassis.log import get_logger
@@ -24,14 +24,16 @@ from services.router import lessons, store
 from services.router.learning import LIMITS
 from services.router.lessons import Act, runs
 from services.router.lessons.night import Night, NotTrained, Trained, nights
-from services.router.lessons.runs import Job, Run
+from services.router.lessons.runs import Clock, Job, Run
 from services.router.lessons.schedule import daily, every, is_due
 from services.router.lessons.settings import LessonSettings
 from services.router.rules import BadRules, load_rules, parse_rules
 
 LOOK_EVERY_S = 5.0
+ATTEMPTS = 8
+"""So often a job is tried for one slot, at looks that lie 1, 2, 4 … 64 apart: for ten minutes."""
 STOP_WITHIN = 10.0
-Found = dict[str, Any]
+Found: TypeAlias = dict[str, Any]
 
 
 class LessonMetrics:
@@ -63,8 +65,20 @@ class LessonMetrics:
                 self._alarms.labels(alarm, window).set(alarms.get(alarm, 0))
 
 
+@dataclass(slots=True)
+class _Attempts:
+    """Attempts at a job that have failed, one after the other, and how many looks it rests now."""
+
+    failed: int = 0
+    rest: int = 0
+
+    def fail(self) -> None:
+        self.rest = 2 ** min(self.failed, ATTEMPTS - 1) - 1
+        self.failed += 1
+
+
 class Schedule:
-    """Does what is due, if no other process does; `now` tells the time."""
+    """Does what is due, if no other process does; `clock` tells the time."""
 
     def __init__(
         self,
@@ -72,21 +86,23 @@ class Schedule:
         vault: Vault,
         settings: LessonSettings,
         metrics: LessonMetrics,
-        now: Callable[[], datetime] = utc_now,
+        clock: Clock = runs.now,
     ) -> None:
         self._database, self._vault, self._settings = database, vault, settings
-        self._metrics, self._now = metrics, now
+        self._metrics, self._clock = metrics, clock
         try:
             self._zone = self._shipped_zone = ZoneInfo(load_rules(settings.rules_file).zone)
         except BadRules as error:
             raise Misconfigured(str(error)) from None
         self._zone_of: str | None = None
         self._not_trained: dict[str, str] = {}
+        self._attempts: defaultdict[Job, _Attempts] = defaultdict(_Attempts)
         self._log = get_logger(part="lessons")
 
     async def turn(self) -> None:
-        """Do what is due now, then show the last runs; raises what is transient."""
-        now = self._now()
+        """Do what is due now, then show the last runs; raises what ails the database, not what ails a job."""
+        async with self._database.session() as tx:
+            now = await self._clock(tx)
         await self._once("watch", every(self._settings.watch_every, now), self._watch)
         await self._once(
             "retrain", daily(self._settings.retrain_at, await self._zone_now(), now), self._learn
@@ -94,29 +110,48 @@ class Schedule:
         async with self._database.session() as tx:
             self._metrics.show(await runs.last(tx), len(await lessons.restrictions(tx)))
 
-    async def _once(self, job: Job, slot: datetime, work: Callable[[datetime], Awaitable[Found]]) -> None:
+    async def _once(
+        self, job: Job, slot: datetime, work: Callable[[datetime], Awaitable[Found | None]]
+    ) -> None:
         if not await self._is_due(job, slot):
+            self._attempts.pop(job, None)
+            return
+        if self._attempts[job].rest > 0:
+            self._attempts[job].rest -= 1
             return
         async with runs.alone(self._database, job) as tx:
             # Another process may have done it since we looked.
             if tx is None or not await self._is_due(job, slot):
                 return
-            now, found = self._now(), None
+            now = await self._clock(tx)
             try:
                 found = await work(now)
+                await runs.note(tx, job, slot, now, found)
             except Exception as error:
-                if is_transient(error):
-                    raise
-                # It would fail again: the next slot is soon enough, and the alarm tells of it.
-                self._log.error("run_failed", job=job, exc_info=error)
-            else:
+                if self._tries_again(job, error):
+                    return
+                found = None
+                await runs.note(tx, job, slot, now, None)
+            self._attempts.pop(job, None)
+            if found is not None:
                 self._log.info("run", job=job, late_s=round((now - slot).total_seconds()))
-            await runs.note(tx, job, slot, now, found)
+
+    def _tries_again(self, job: Job, error: Exception) -> bool:
+        """Tell whether a failed job is done again for its slot: what time may mend is, for a while."""
+        attempts = self._attempts[job]
+        attempts.fail()
+        if is_transient(error) and attempts.failed < ATTEMPTS:
+            after = (attempts.rest + 1) * LOOK_EVERY_S
+            self._log.warning("run_put_off", job=job, why=type(error).__name__, again_in_s=after)
+            return True
+        # It would fail again: the next slot is soon enough, and the alarm tells of it.
+        self._log.error("run_failed", job=job, exc_info=error)
+        return False
 
     async def _is_due(self, job: Job, slot: datetime) -> bool:
         async with self._database.session() as tx:
             done = (await runs.last(tx)).get(job)
-        return is_due(slot, done.slot if done else None)
+            return is_due(slot, done.slot if done else None, await self._clock(tx))
 
     async def _zone_now(self) -> ZoneInfo:
         """The zone of the rules in force; of rules that cannot be read, the one before."""
@@ -150,11 +185,12 @@ class Schedule:
             ringing[window] = Counter(one.alarm for one in alarms)
         return {"ringing": ringing}
 
-    async def _learn(self, now: datetime) -> Found:
-        """Judge the watched models, train the next ones."""
-        for night in await nights(self._database, self._vault, self._settings.models, now):
+    async def _learn(self, _: datetime) -> Found | None:
+        """Judge the watched models, train the next ones; None: one should have been trained and was not."""
+        done = await nights(self._database, self._vault, self._settings.models, self._clock)
+        for night in done:
             self._tell(night)
-        return {}
+        return None if any(night.failed for night in done) else {}
 
     def _tell(self, night: Night) -> None:
         if night.judged is not None:
@@ -162,12 +198,13 @@ class Schedule:
             verdict = night.judged.verdict
             self._log.info("judged", language=night.language, model=night.watched, verdict=verdict, why=why)
         match night.trained:
-            case Trained(model=model):
-                self._log.info("trained", language=night.language, model=model.sha256)
-            case NotTrained(why=why) if self._not_trained.get(night.language) != why:
+            case Trained(model=model, watched=watched):
+                self._log.info("trained", language=night.language, model=model.sha256, watched=watched)
+            case NotTrained(why=why, next_step=next_step) if night.failed:
+                self._log.error("training_failed", language=night.language, why=why, next=next_step)
+            case NotTrained(why=why, next_step=next_step) if self._not_trained.get(night.language) != why:
                 # Once: tomorrow it will be the same.
                 self._not_trained[night.language] = why
-                next_step = night.trained.next_step
                 self._log.info("not_trained", language=night.language, why=why, next=next_step)
 
 
@@ -221,14 +258,8 @@ class Lessons:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _open(self) -> None:
-        for database in (self._database, self._vault_database):
-            await database.close()
-            await database.open()
-        async with self._database.session() as tx:
-            if await tx.fetchval("select to_regclass('scheduled_runs')") is None:
-                raise Misconfigured(
-                    f"schema {self._database.schema} is not up to date: run `hotline up` or `hotline migrate`"
-                )
+        await self._database.reopen("chassis", "services.router")
+        await self._vault_database.reopen("chassis.vault")
 
 
 def main() -> None:

@@ -6,11 +6,11 @@ scikit-learn (`pip install hotline[train]`), judging does not.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeAlias, get_args
+from typing import TypeAlias, TypeGuard, get_args
 
 from chassis.postgres import Database, Tx
 from chassis.vault import Vault
@@ -20,6 +20,7 @@ from services.router.classifier.model import Model, save_model
 from services.router.classifier.text import Language
 from services.router.learning import Lesson, Promotion, Score, digest_of, judge, promotion, score, split
 from services.router.lessons import Act, Activation, Refused, Role
+from services.router.lessons.runs import Clock
 from services.router.reading import NOBODY, load_shipped
 
 LANGUAGES: tuple[Language, ...] = get_args(Language)
@@ -28,26 +29,36 @@ LISTED = 20
 """So many stored models are asked whether they have learnt from the same lessons."""
 _TRIAGE = "hotline triage list: each decision there is a lesson"
 _TRAIN = "pip install hotline[train]"
+_MEANWHILE = "somebody has activated another model meanwhile"
 
 Progress: TypeAlias = Callable[[str], None]
+InForce: TypeAlias = Mapping[Role, Activation | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A model that was trained and stored, from how many lessons, and how it did on those held out."""
+    """A model that was trained and stored, from how many lessons, and how it did on those held out.
+
+    `watched`: from now on; a model that nobody has activated is stored and does nothing.
+    """
 
     model: Model
     learnt_from: int
     held_out: Score
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NotTrained:
-    """Why no model was trained, and the next step; `failed`: it should have been."""
+    """Why no model was trained, and the next step; `failed`: it should have been.
+
+    `installed`: False where training is not, as an installation may want it.
+    """
 
     why: str
     next_step: str
     failed: bool = False
+    installed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +70,18 @@ class Night:
     judged: Promotion | None = None
     trained: Trained | NotTrained | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Whether no model was trained that should have been, though training is installed."""
+        return isinstance(self.trained, NotTrained) and self.trained.failed and self.trained.installed
+
 
 async def nights(
-    database: Database, vault: Vault, shipped: Path, now: datetime, progress: Progress = lambda _: None
+    database: Database, vault: Vault, shipped: Path, clock: Clock, progress: Progress = lambda _: None
 ) -> list[Night]:
     """Do the nightly job for each language; `shipped` is the folder of the installation's own models."""
     found = await lessons.labelled(database, vault, lambda count: progress(f"{count} lessons read"))
-    return [await _night(database, one, found.get(one, ()), shipped, now, progress) for one in LANGUAGES]
+    return [await _night(database, one, found.get(one, ()), shipped, clock, progress) for one in LANGUAGES]
 
 
 async def _night(
@@ -73,24 +89,28 @@ async def _night(
     language: Language,
     found: Sequence[Lesson],
     shipped: Path,
-    now: datetime,
+    clock: Clock,
     progress: Progress,
 ) -> Night:
-    given = await _in_force(database, language)
+    async with database.session() as tx:
+        given, now = await _in_force(tx, language), await clock(tx)
     watched, judged = given["shadow"], None
-    if watched is not None and watched.sha256 != NOBODY:
+    if _is_there(watched):
         judged = await _judged(database, watched, given["active"], found, shipped, now, progress)
-        judged = await _concluded(database, given, watched, judged, now)
+        judged, given = await _concluded(database, given, watched, judged, clock)
         if judged.verdict == "watch":
             return Night(language, watched.sha256, judged)
-    trained = await _next(database, language, found, now, progress)
+    trained = await _next(database, language, given, found, clock, progress)
     return Night(language, watched.sha256 if watched and judged else None, judged, trained)
 
 
-async def _in_force(database: Database, language: str) -> dict[Role, Activation | None]:
-    async with database.session() as tx:
-        given = await lessons.activations(tx)
+async def _in_force(tx: Tx, language: str) -> InForce:
+    given = await lessons.activations(tx)
     return {role: given.get((role, language)) for role in ROLES}
+
+
+def _is_there(given: Activation | None) -> TypeGuard[Activation]:
+    return given is not None and given.sha256 != NOBODY
 
 
 # ------------------------------------------------------------ the model that is watched
@@ -116,10 +136,15 @@ async def _judged(
     return promotion(
         now - watched.activated_at,
         seen,
-        score(judge(shadow, held_out)),
-        score(judge(deciding, held_out)) if deciding else None,
+        await _scored(shadow, held_out),
+        await _scored(deciding, held_out) if deciding else None,
         switched_off=active is not None and active.sha256 == NOBODY,
     )
+
+
+async def _scored(model: Model, held_out: Sequence[Lesson]) -> Score:
+    """Judge beside the event loop, which must go on answering: thousands of lessons take seconds."""
+    return score(await asyncio.to_thread(judge, model, held_out))
 
 
 async def _deciding(
@@ -138,46 +163,64 @@ async def _deciding(
 
 async def _concluded(
     database: Database,
-    given: Mapping[Role, Activation | None],
+    given: InForce,
     watched: Activation,
     judged: Promotion,
-    now: datetime,
-) -> Promotion:
-    """Do what the judgement says, unless a person has done something while it was made."""
+    clock: Clock,
+) -> tuple[Promotion, InForce]:
+    """Do what the judgement says, unless a person has acted meanwhile; tells what is in force then."""
     if judged.verdict == "watch":
-        return judged
-    act = Act("retrain", "; ".join(judged.why)[:500], now)
+        return judged, given
+    language = watched.language
     async with database.transaction() as tx:
-        await lessons.hold_still(tx)
-        in_force = await lessons.activations(tx)
-        if any(in_force.get((role, watched.language)) != one for role, one in given.items()):
-            return Promotion("watch", ("somebody has activated another model meanwhile",))
+        act = await _act(tx, language, given, "; ".join(judged.why)[:500], clock)
+        if act is None:
+            return Promotion("watch", (_MEANWHILE,)), given
         if judged.verdict == "promote":
             model = await lessons.model_named(tx, watched.sha256)
             await lessons.activate_model(tx, model, "active", act)
         else:
-            await lessons.switch_off(tx, watched.language, act, "shadow")
-    return judged
+            await lessons.switch_off(tx, language, act, "shadow")
+        return judged, await _in_force(tx, language)
+
+
+async def _act(tx: Tx, language: str, given: InForce, reason: str, clock: Clock) -> Act | None:
+    """Hold everybody still, and act now; None: what is in force is not what was given any more."""
+    await lessons.hold_still(tx)
+    if await _in_force(tx, language) != given:
+        return None
+    return Act("retrain", reason, await clock(tx))
 
 
 # ------------------------------------------------------------ the next one
 
 
 async def _next(
-    database: Database, language: Language, found: Sequence[Lesson], now: datetime, progress: Progress
+    database: Database,
+    language: Language,
+    given: InForce,
+    found: Sequence[Lesson],
+    clock: Clock,
+    progress: Progress,
 ) -> Trained | NotTrained:
-    """Train the next model and have it watched; the same lessons would give the same model again."""
-    learn = split(found)[0]
+    """Train the next model and have it watched, unless a person has activated another one meanwhile.
+
+    The same lessons would give the same model again.
+    """
+    digest = digest_of(split(found)[0])
     async with database.session() as tx:
-        stored = await lessons.stored_models(tx, LISTED)
-    if any(not isinstance(card, str) and digest_of(learn) in card.data for _, card in stored):
+        stored, now = await lessons.stored_models(tx, LISTED), await clock(tx)
+    if any(not isinstance(card, str) and digest in card.data for _, card in stored):
         return NotTrained("no lesson is new since the last training", _TRIAGE)
     trained = await train(database, language, found, now, progress=progress)
-    if isinstance(trained, Trained):
-        async with database.transaction() as tx:
+    if isinstance(trained, NotTrained):
+        return trained
+    async with database.transaction() as tx:
+        act = await _act(tx, language, given, "trained on new lessons", clock)
+        if act is not None:
             model = await lessons.model_named(tx, trained.model.sha256)
-            await lessons.activate_model(tx, model, "shadow", Act("retrain", "trained on new lessons", now))
-    return trained
+            await lessons.activate_model(tx, model, "shadow", act)
+    return replace(trained, watched=act is not None)
 
 
 async def train(
@@ -205,10 +248,10 @@ async def train(
     except training.TooFewLabels as error:
         return NotTrained(str(error), _TRIAGE)
     except ModuleNotFoundError as error:
-        return NotTrained(str(error), _TRAIN, failed=True)
+        return NotTrained(str(error), _TRAIN, failed=True, installed=False)
     except Refused as refused:
         return NotTrained(refused.why, _TRIAGE, failed=True)
-    return Trained(model, len(learn), score(judge(model, held_out)))
+    return Trained(model, len(learn), await _scored(model, held_out))
 
 
 def _fit(language: Language, learn: Sequence[Lesson], now: datetime) -> training.Trained:

@@ -1,7 +1,7 @@
-"""Which runs were done, and that one process at a time does one."""
+"""Which runs were done, by one clock for all processes, and that one process at a time does one."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias
 from chassis.postgres import Database, Tx
 
 Job: TypeAlias = Literal["watch", "retrain"]
+Clock: TypeAlias = Callable[[Tx], Awaitable[datetime]]
+_KEY = "hashtextextended(current_schema() || '.' || $1, 0)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,12 @@ class Run:
     ran_at: datetime
     failed: bool
     found: dict[str, Any]
+
+
+async def now(tx: Tx) -> datetime:
+    """Tell the time by PostgreSQL's clock, UTC: one host whose own is wrong must not silence the others."""
+    told: datetime = await tx.fetchval("select clock_timestamp()")
+    return told
 
 
 async def last(tx: Tx) -> dict[Job, Run]:
@@ -50,11 +58,21 @@ async def alone(database: Database, job: Job) -> AsyncIterator[Tx | None]:
 
     The lock is the connection's: it ends with the process that holds it, however that ends.
     """
-    key = "hashtextextended(current_schema() || '.' || $1, 0)"
     async with database.session() as tx:
-        held = await tx.fetchval(f"select pg_try_advisory_lock({key})", job)
+        held = await tx.fetchval(f"select pg_try_advisory_lock({_KEY})", job)
         try:
             yield tx if held else None
         finally:
             if held:
-                await tx.execute(f"select pg_advisory_unlock({key})", job)
+                await tx.execute(f"select pg_advisory_unlock({_KEY})", job)
+
+
+async def at_work(tx: Tx, job: Job) -> int | None:
+    """Tell which session of PostgreSQL does a job now, by its process id; None: nobody does."""
+    pid: int | None = await tx.fetchval(
+        "select pid from pg_locks where locktype = 'advisory' and granted and objsubid = 1"
+        " and database = (select oid from pg_database where datname = current_database())"
+        f" and (classid::bigint << 32) | objid::bigint = {_KEY} limit 1",
+        job,
+    )
+    return pid

@@ -21,6 +21,9 @@ def daily(at: time, zone: ZoneInfo, now: datetime) -> datetime:
     return next(slot for slot in slots if slot <= now)
 
 
-def is_due(slot: datetime, last: datetime | None) -> bool:
-    """Tell whether a slot's run is still to be done; `last`: the slot of the last run, None: none was."""
-    return last is None or last < slot
+def is_due(slot: datetime, last: datetime | None, now: datetime) -> bool:
+    """Tell whether a slot's run is still to be done; `last`: the slot of the last run, None: none was.
+
+    A last slot that is still to come says nothing: a clock that was ahead has given it.
+    """
+    return last is None or last < slot or last > now
