@@ -115,7 +115,7 @@ def status(folder: Folder = UP, json: Json = False) -> None:
     overview = run(_overview(World(folder)))
     show.as_json(overview) if json else show.status(overview)
     fine = all(stage["state"] in ("ok", "catching up") for stage in overview["stages"].values())
-    fine = fine and all(overview[name]["state"] == "ok" for name in BESIDE)
+    fine = fine and all(overview[name]["state"] in ("ok", "not started") for name in BESIDE)
     raise typer.Exit(FINE if fine else PROBLEM)
 
 

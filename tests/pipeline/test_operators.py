@@ -64,7 +64,8 @@ def test_swallowed_handoffs_are_named_explained_sent_again_and_recovered(hotline
     assert [action["verb"] for action in hotline("audit", "list")] == ["redrive"]
     assert hotline("redrive", event, "--dry-run") == [], "what has recovered is not sent again"
     assert hotline("waive", event, "--reason", "nothing to do")["handoffs"] == 0
-    assert hotline("status")["observer"]["state"] == "ok"
+    status = hotline("status")
+    assert (status["observer"]["state"], status["lessons"]["state"]) == ("ok", "not started")
 
     hotline("handoffs", "--state", "nonsense", code=USAGE)
     hotline("redrive", code=USAGE)

@@ -263,6 +263,7 @@ async def test_rules_that_cannot_be_read_leave_the_zone_as_it_was(house):
 
 @pytest.mark.postgres
 async def test_a_model_is_trained_watched_for_three_days_and_decides_with_nobody_there(house):
+    pytest.importorskip("sklearn", reason="training needs scikit-learn")
     await taught(house)
     await house.first.turn()
     (model,) = house.first._log.of("trained", language="en")
