@@ -1,4 +1,4 @@
-"""What one batch will write: collected by the fold, stored in one statement."""
+"""One batch: what is known of it, looked up in one query, and what it will write, stored in one statement."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -201,8 +201,9 @@ _QUARANTINED = (
 
 
 async def write(tx: Tx, plan: Plan, phase: Callable[[Any], str], copies: Sequence[Copy] = ()) -> None:
-    """Store a plan and the reading copies of what it changes; raises ConcurrentWriter, and stores nothing,
-    when another process handled or changed the same.
+    """Store a plan and the reading copies of what it changes.
+
+    Raises ConcurrentWriter, and stores nothing, when another process handled or changed the same.
     """
     changed = [entity for entity in plan.entities.values() if entity.changed]
     new = [entity for entity in changed if entity.base is None]
