@@ -100,7 +100,7 @@ class Observer:
         self._unread: list[Unread] = []
         self._cut: list[Unread] = []
         self._blinded_writers: set[str] = set()
-        self._has_been_blind = False
+        self._blind_since: dict[str, int] = {}
         self._action = 0
         self._looked = self._pruned = self._judged = 0.0
         self._backlog = True
@@ -170,7 +170,7 @@ class Observer:
             self._token = await store.take_over(tx)
             restored = await store.restore(tx, self._contract, self._deferred, epoch_ms())
             self._action = await actions.last_applied(tx)
-            self._has_been_blind = await store.has_been_blind(tx)
+            self._blind_since = await store.blind_topics(tx)
         self.ledger.restore(restored.handoffs, restored.effects, restored.commits)
         self._sequences.restore(restored.counts)
         self._deferred.restore(restored.waiting, restored.acts, restored.met)
@@ -179,7 +179,7 @@ class Observer:
         self._starts, self._ends = await self._offsets.starts(places), await self._offsets.highs(places)
         self._catch_up = dict(self._ends)
         await self._follow(places)
-        self._sequences.from_the_beginning = not (self._has_been_blind or self._unread or self._cut)
+        self._sequences.from_the_beginning = not self._blind_since
         self._log.info("started", partitions=len(places), open=len(restored.handoffs), token=self._token)
 
     async def close(self) -> None:
@@ -212,10 +212,10 @@ class Observer:
                 continue  # without a leader it is taken up later
             taken, last = self._stored.get(place, (start, start))
             if taken < start:
-                self._unread.append(Unread(place, taken, start))
+                self._gap(self._unread, Unread(place, taken, start))
                 taken = start
             elif place not in self._stored and start > 0:
-                self._cut.append(Unread(place, 0, start))
+                self._gap(self._cut, Unread(place, 0, start))
             begin[place] = max(start, min(taken, commits.get(place, taken)))
             self._desk.begin(place, taken, last, begin[place])
             self._positions[place] = taken
@@ -263,7 +263,8 @@ class Observer:
     async def judge(self) -> None:
         """One pass: commits first, then fresh ends, then what is proved by now, into one transaction."""
         now_ms = epoch_ms()
-        self._unread += self._follower.unread()
+        for unread in self._follower.unread():
+            self._gap(self._unread, unread)
         await self._advance()
         candidates = self._blinded()
         await self._recall()
@@ -281,12 +282,21 @@ class Observer:
         await self._store(_each_once(candidates), now_ms)
         await self._look(now_ms)
 
+    def _gap(self, gaps: list[Unread], gap: Unread) -> None:
+        gaps.append(gap)
+        self._blind_since[gap.place.topic] = epoch_ms()
+
     def _doubted(self, verdict: Verdict) -> Verdict:
-        """Call nothing an orphan whose cause may have been deleted before it was read."""
-        if verdict.state is not State.ORPHAN or not self._has_been_blind:
-            return verdict
-        note = "its cause may be among records that were deleted before they were read"
-        return replace(verdict, state=State.UNPROVABLE, note=note)
+        """Call nothing an orphan, or lost, whose counterpart may have been deleted before it was read."""
+        handoff, note = verdict.handoff, ""
+        if verdict.state is State.ORPHAN and self._blind_since:
+            note = "its cause may be among records that were deleted before they were read"
+        elif verdict.state in (State.DROPPED, State.PARTIAL):
+            topics = self._contract.answers_on[handoff.owed.group]
+            # An answer stands behind its cause: what was said after the last gap was noticed has none in it.
+            if handoff.at_ms <= max((self._blind_since.get(topic, 0) for topic in topics), default=0):
+                note = "its answer may be among records that were deleted before they were read"
+        return replace(verdict, state=State.UNPROVABLE, note=note) if note else verdict
 
     async def _advance(self) -> None:
         for place, position in (await self._follower.positions()).items():
@@ -356,7 +366,6 @@ class Observer:
         }
         unread, self._unread = self._unread, []
         cut, self._cut = self._cut, []
-        self._has_been_blind |= bool(unread or cut)
         writing = store.Writing(
             changes=self.ledger.drain(),
             counts=self._sequences.drain(),

@@ -525,6 +525,7 @@ async def recall(tx: Tx, counts: Sequence[tuple[str, bytes]]) -> dict[tuple[str,
     return {(row["writer"], row["subject"]): row["following"] for row in rows}
 
 
-async def has_been_blind(tx: Tx) -> bool:
-    """Tell whether anything was ever deleted before it was read."""
-    return bool(await tx.fetchval("select exists(select from blind)"))
+async def blind_topics(tx: Tx) -> dict[str, int]:
+    """Tell on which topics anything was deleted before it was read, and when (ms) that was last noticed."""
+    rows = await tx.fetch("select topic, max(seen_ms) as seen_ms from blind group by topic")
+    return {row["topic"]: row["seen_ms"] for row in rows}

@@ -374,7 +374,7 @@ def _partition() -> int:
 async def test_answers_in_records_that_are_gone_leave_handoffs_unprovable(bench):
     event = await bench.say("intake.cases", RECORDED)
     async with bench.observer() as observer:
-        await bench.watch(observer, 0.5)
+        await bench.until(observer, bench.is_("open", event))
     await bench.say("router.cases", ROUTED, cause=event)
     await _delete(bench, Place("router.cases", _partition()), 1)
     await bench.commit_all("router", "intake.cases")
@@ -385,6 +385,24 @@ async def test_answers_in_records_that_are_gone_leave_handoffs_unprovable(bench)
             seen = await ledger.overview(tx)
         assert seen.lost == 0
         assert seen.document["blind_records"] == {"router.cases": 1}
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+async def test_what_was_said_before_answers_were_deleted_unread_is_never_called_lost(bench, remembers):
+    if remembers:
+        async with bench.observer() as observer:
+            await observer.cycle()
+    event = await bench.say("intake.cases", RECORDED)
+    await bench.say("router.cases", ROUTED, cause=event)
+    await _delete(bench, Place("router.cases", _partition()), 1)
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("open", event))
+    await bench.commit_all("router", "intake.cases")
+    later = await bench.say("intake.cases", RECORDED, key="later")
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("unprovable", event))
+        await bench.commit_all("router", "intake.cases")
+        await bench.until(observer, bench.is_("dropped", later))
 
 
 async def test_what_retention_deleted_unread_is_expired_and_what_the_observer_missed_is_blind(bench):
