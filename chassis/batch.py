@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from chassis import failpoints, inbox, outbox, plan
+from chassis import failpoints, outbox, plan
 from chassis.clock import monotonic, utc_now
 from chassis.failpoints import reach
 from chassis.faults import Bug, backoff, is_data_fault, is_transient
@@ -223,9 +223,8 @@ class Pass:
         if all(isinstance(item, PassedOver) for item in readable):
             return _Stored(None, [], offsets, {})
         current = Plan(new_batch_id(), utc_now())
-        # Storing is one statement, whole or not at all. Only what an operator sends again is forgotten first.
-        again = any(SENT_AGAIN in dict(record.headers) for record in records)
-        async with self._database.transaction() if again else self._database.session() as tx:
+        # No transaction: storing is one statement, whole or not at all.
+        async with self._database.session() as tx:
             resend, repeat = await self._decide(tx, current, records, readable)
             await reach("before_store")
             await plan.write(tx, current, self._stage.phase, self._stage.copies)
@@ -245,7 +244,7 @@ class Pass:
         uids, keys = [item.event.uid for item in inputs], list({item.event.key for item in inputs})
         found = await plan.look(tx, uids, keys, self._stage.state)
         current.entities, seen = found.entities, found.seen
-        repeat = await self._sent_again(tx, inputs, seen)
+        current.revived, repeat = self._sent_again(inputs, seen)
         fresh = [item for item in inputs if item.event.uid not in seen]
         repeated += [item for item in inputs if item.event.uid in seen]
         if found.awaited:
@@ -266,22 +265,20 @@ class Pass:
         return sorted({known.batch for known in seen.values() if known.unpublished}), repeat
 
     @staticmethod
-    async def _sent_again(tx: Tx, inputs: Sequence[Input], seen: dict[UUID, Seen]) -> dict[int, set[str]]:
+    def _sent_again(inputs: Sequence[Input], seen: dict[UUID, Seen]) -> tuple[set[UUID], dict[int, set[str]]]:
         """What an operator sends again: dead inputs are decided anew, others' effects are said again."""
-        again = [
-            item for item in inputs if item.event.uid in seen and SENT_AGAIN in dict(item.record.headers)
-        ]
-        dead = [item.event.uid for item in again if seen[item.event.uid].dead]
-        if dead:
-            await inbox.forget(tx, dead)
+        revived: set[UUID] = set()
         repeat: dict[int, set[str]] = {}
-        for item in again:
-            known = seen[item.event.uid]
+        for item in inputs:
+            known = seen.get(item.event.uid)
+            if known is None or SENT_AGAIN not in dict(item.record.headers):
+                continue
             if known.dead:
                 del seen[item.event.uid]
+                revived.add(item.event.uid)
             else:
                 repeat.setdefault(known.batch, set()).add(item.event.name)
-        return repeat
+        return revived, repeat
 
     async def _expect_parked(self, tx: Tx, fold: Fold, keys: list[str]) -> None:
         """Waiting inputs matter when their case appears, or when their time is up."""

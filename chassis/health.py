@@ -80,6 +80,15 @@ def _is_local(request: Request) -> bool:
     return (mapped or address).is_loopback
 
 
+def shown_token(request: Request) -> str:
+    """Give the SHA-256, hexadecimal, of the bearer token that a request shows; empty when it shows none.
+
+    Digests are of one length, so that the time to compare them tells nothing of the token.
+    """
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return sha256(token.strip().encode()).hexdigest() if scheme.lower() == "bearer" else ""
+
+
 def _refusal(request: Request, token_file: Path | None) -> Response | None:
     """Say no to whoever does not show the token; None to whoever does."""
     if token_file is None:
@@ -89,10 +98,7 @@ def _refusal(request: Request, token_file: Path | None) -> Response | None:
         token = token_file.read_bytes().strip()
     except OSError:
         token = b""
-    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-    # Digests are of one length, so that the time to compare tells nothing of the token.
-    same = hmac.compare_digest(sha256(sent.strip().encode()).digest(), sha256(token).digest())
-    if token and scheme.lower() == "bearer" and same:
+    if token and hmac.compare_digest(shown_token(request), sha256(token).hexdigest()):
         return None
     why, next_step = (
         "not the token of this process",

@@ -1,11 +1,7 @@
 """Seen once: which inputs this stage has handled, and how each ended."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from uuid import UUID
-
-from chassis.postgres import Tx
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +22,3 @@ class Seen:
 def digest_of(value: bytes | None) -> int:
     """Fingerprint a value in 63 bits, to notice that an id was used for other content."""
     return int.from_bytes(blake2b(value or b"", digest_size=8).digest(), "big") >> 1
-
-
-async def forget(tx: Tx, event_ids: Sequence[UUID]) -> None:
-    """Let these inputs be handled as if they had never come: an operator sends dead ones again."""
-    await tx.execute("delete from inbox where event_id = any($1::uuid[])", event_ids)

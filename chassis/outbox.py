@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from chassis.postgres import Tx
+from chassis.statement import Part, execute
 from chassis.transport import Headers, Outgoing
 
 
@@ -29,6 +30,30 @@ def unpack(packed: bytes) -> list[tuple[str, bytes]]:
     return [(name.decode(), value) for name, value in pairs]
 
 
+_SAID = (
+    "insert into outbox (batch, ordinal, topic, key, headers, value, correlation)"
+    " select $1, o, t, k, h, b, c from unnest($2::int[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[],"
+    " $7::text[]) as x(o, t, k, h, b, c)"
+)
+_PENDING = "insert into unpublished (batch, relay) values ($1, $2)"
+
+
+def parts(
+    batch: int, messages: Sequence[Outgoing], correlations: Sequence[str | None], *, for_relay: bool
+) -> list[Part]:
+    """Keep messages, to be sent in this order: by the relay, or by the caller after its commit."""
+    said = [
+        batch,
+        list(range(len(messages))),
+        [message.topic for message in messages],
+        [message.key for message in messages],
+        [pack(message.headers) for message in messages],
+        [message.value for message in messages],
+        correlations,
+    ]
+    return [Part("said", _SAID, said), Part("pending", _PENDING, [batch, for_relay])]
+
+
 async def store(
     tx: Tx,
     batch: int,
@@ -37,21 +62,8 @@ async def store(
     *,
     for_relay: bool = True,
 ) -> None:
-    """Keep messages, to be sent in this order: by the relay, or by the caller after its commit."""
-    await tx.execute(
-        "with kept as (insert into outbox (batch, ordinal, topic, key, headers, value, correlation)"
-        " select $1, o, t, k, h, v, c from unnest($2::int[], $3::text[], $4::bytea[], $5::bytea[],"
-        " $6::bytea[], $7::text[]) as rows(o, t, k, h, v, c))"
-        " insert into unpublished (batch, relay) values ($1, $8)",
-        batch,
-        list(range(len(messages))),
-        [message.topic for message in messages],
-        [message.key for message in messages],
-        [pack(message.headers) for message in messages],
-        [message.value for message in messages],
-        list(correlations),
-        for_relay,
-    )
+    """Keep messages as `parts` does, in a statement of their own."""
+    await execute(tx, parts(batch, messages, correlations, for_relay=for_relay))
 
 
 async def messages_of(tx: Tx, batches: Sequence[int]) -> list[Outgoing]:

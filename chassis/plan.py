@@ -69,11 +69,15 @@ class Quarantined:
 
 @dataclass(slots=True)
 class Plan:
-    """Everything that one pass stores and then sends."""
+    """Everything that one pass stores and then sends.
+
+    `revived` are inputs that were dead, and are decided anew.
+    """
 
     batch: int
     now: datetime
     inbox: list[tuple[UUID, int, str]] = field(default_factory=list)
+    revived: set[UUID] = field(default_factory=set)
     entities: dict[str, Entity] = field(default_factory=dict)
     outgoing: list[Outgoing] = field(default_factory=list)
     correlations: list[str | None] = field(default_factory=list)
@@ -166,6 +170,11 @@ _SEEN = (
     " select e, $1, d, r from unnest($2::uuid[], $3::bigint[], $4::text[]) as x(e, d, r)"
     " on conflict do nothing"
 )
+_SEEN_AGAIN = (
+    "update inbox set batch = $1, digest = d, outcome = r"
+    " from unnest($2::uuid[], $3::bigint[], $4::text[]) as x(e, d, r)"
+    " where event_id = e and outcome like 'dead%'"
+)
 _CREATED = (
     "insert into entities (key, version, sequence, wake_at, updated_at, phase, timers, document)"
     " select k, v, s, w, $1, p, t, j from unnest($2::text[], $3::int[], $4::int[], $5::timestamptz[],"
@@ -177,12 +186,6 @@ _MOVED = (
     " from unnest($2::text[], $3::int[], $4::int[], $5::timestamptz[], $6::text[], $7::text[], $8::text[],"
     " $9::int[]) as x(k, v, s, w, p, t, j, base) where key = k and version = base"
 )
-_SAID = (
-    "insert into outbox (batch, ordinal, topic, key, headers, value, correlation)"
-    " select $1, o, t, k, h, b, c from unnest($2::int[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[],"
-    " $7::text[]) as x(o, t, k, h, b, c)"
-)
-_PENDING = "insert into unpublished (batch, relay) values ($1, false)"
 _TASKED = (
     "insert into tasks (task_id, key, name, due_at, data)"
     " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::text[])"
@@ -200,7 +203,7 @@ _QUARANTINED = (
 )
 
 
-async def write(tx: Tx, plan: Plan, phase: Callable[[Any], str], copies: Sequence[Copy] = ()) -> None:
+async def write(tx: Tx, plan: Plan, phase: Callable[[Any], str], copies: Sequence[Copy]) -> None:
     """Store a plan and the reading copies of what it changes.
 
     Raises ConcurrentWriter, and stores nothing, when another process handled or changed the same.
@@ -209,16 +212,19 @@ async def write(tx: Tx, plan: Plan, phase: Callable[[Any], str], copies: Sequenc
     new = [entity for entity in changed if entity.base is None]
     old = [entity for entity in changed if entity.base is not None]
     parts = []
-    if plan.inbox:
-        parts.append(Part("seen", _SEEN, [plan.batch, *columns(plan.inbox, 3)], len(plan.inbox)))
+    seen = [row for row in plan.inbox if row[0] not in plan.revived]
+    if seen:
+        parts.append(Part("seen", _SEEN, [plan.batch, *columns(seen, 3)], len(seen)))
+    if plan.revived:
+        again = [row for row in plan.inbox if row[0] in plan.revived]
+        parts.append(Part("seen_again", _SEEN_AGAIN, [plan.batch, *columns(again, 3)], len(again)))
     if new:
         parts.append(Part("created", _CREATED, [plan.now, *_entity_columns(new, phase)], len(new)))
     if old:
         moved = [plan.now, *_entity_columns(old, phase), [entity.base for entity in old]]
         parts.append(Part("moved", _MOVED, moved, len(old)))
     if plan.outgoing:
-        parts.append(Part("said", _SAID, [plan.batch, *_message_columns(plan)]))
-        parts.append(Part("pending", _PENDING, [plan.batch]))
+        parts += outbox.parts(plan.batch, plan.outgoing, plan.correlations, for_relay=False)
     states = [entity.state for entity in changed if entity.state is not None]
     await execute(tx, [*parts, *rare_parts(plan), *rewriting(copies, states)])
 
@@ -232,18 +238,6 @@ def _entity_columns(entities: Sequence[Entity], phase: Callable[[Any], str]) -> 
         [phase(entity.state) for entity in entities],
         [timers_text(entity.timers) for entity in entities],
         [entity.state.to_bytes().decode() if entity.state else "null" for entity in entities],
-    ]
-
-
-def _message_columns(plan: Plan) -> list[list[Any]]:
-    messages = plan.outgoing
-    return [
-        list(range(len(messages))),
-        [message.topic for message in messages],
-        [message.key for message in messages],
-        [outbox.pack(message.headers) for message in messages],
-        [message.value for message in messages],
-        plan.correlations,
     ]
 
 

@@ -60,9 +60,7 @@ class Process:
         # is folded costs a tenth of the CPU and finds nothing. `_collect_garbage` does it by the clock.
         gc.freeze()
         gc.disable()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        stop_on_signals(self._stop)
         server = Server(
             application(self._health, self._metrics.registry, self._settings.http_token_file),
             self._settings.http_host,
@@ -205,6 +203,12 @@ async def until_there(part: str, attempt: Callable[[], Awaitable[None]], health:
         else:
             health.ready(part)
             return
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Set the event when this process is told to stop."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:

@@ -6,11 +6,11 @@ Exit codes: 0 every decision is the same, 1 some differ or cannot be taken again
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -18,7 +18,7 @@ from cli import show
 from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
 
 if TYPE_CHECKING:
-    from chassis.postgres import Database
+    from chassis.postgres import Database, Tx
     from chassis.vault import Vault
     from cli.world import World
     from schemas.router import Explanation
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 router_app = typer.Typer(help="What the router decided, and would decide.", no_args_is_help=True)
 PAGE, PROGRESS_EVERY = 500, 5_000
+Hashed = TypeVar("Hashed", "Ruleset", "Departments")
 
 
 @router_app.callback()
@@ -304,30 +305,34 @@ class Versions:
         from services.router import store
         from services.router.rules import BadRules, parse_rules
 
-        if sha256 not in self._rulesets:
-            async with self._database.session() as tx:
-                document = await store.ruleset(tx, sha256)
-            try:
-                found = parse_rules(document) if document else None
-            except BadRules:
-                found = None
-            self._rulesets[sha256] = found if found and found.sha256 == sha256 else None
-        return self._rulesets[sha256]
+        return await self._kept(self._rulesets, sha256, store.ruleset, parse_rules, BadRules)
 
     async def departments_of(self, sha256: str) -> Departments | None:
         """Give the departments of this hash; None when they are kept nowhere."""
         from services.router import store
         from services.router.departments import BadDepartments, parse_departments
 
-        if sha256 not in self._departments:
+        read = store.departments
+        return await self._kept(self._departments, sha256, read, parse_departments, BadDepartments)
+
+    async def _kept(
+        self,
+        known: dict[str, Hashed | None],
+        sha256: str,
+        read: Callable[[Tx, str], Awaitable[str | None]],
+        parse: Callable[[str], Hashed],
+        bad: type[Exception],
+    ) -> Hashed | None:
+        """Read a document once; None for one that is missing, cannot be read, or has another hash."""
+        if sha256 not in known:
             async with self._database.session() as tx:
-                document = await store.departments(tx, sha256)
+                document = await read(tx, sha256)
             try:
-                found = parse_departments(document) if document else None
-            except BadDepartments:
+                found = parse(document) if document else None
+            except bad:
                 found = None
-            self._departments[sha256] = found if found and found.sha256 == sha256 else None
-        return self._departments[sha256]
+            known[sha256] = found if found and found.sha256 == sha256 else None
+        return known[sha256]
 
     async def model_of(self, sha256: str) -> Model | None:
         """Give the model of this hash; None when it is kept nowhere, or cannot be read any more."""

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import json
 import os
-import signal
 import sys
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,7 @@ from chassis.kafka import KafkaPublisher, Offsets
 from chassis.log import get_logger
 from chassis.message import Writer, time_header
 from chassis.postgres import Database, role_of
-from chassis.process import run_process, until_stopped
+from chassis.process import run_process, stop_on_signals, until_stopped
 from chassis.roots import new_id
 from chassis.transport import Place
 from observer import actions, store
@@ -114,9 +113,7 @@ class Observer:
         gc.disable()
         # Who watches must not slow what it watches: where no core is idle, it is the one that waits.
         os.nice(self._settings.niceness)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        stop_on_signals(self._stop)
         settings = self._settings
         server = Server(
             application(self._health, self.metrics.registry, settings.http_token_file),

@@ -87,13 +87,17 @@ async def test_an_unknown_call_is_404_and_nothing_is_kept(rig):
     assert await rig.sent(telephony.PositionTold) == []
 
 
-async def test_the_open_case_is_told_only_to_who_has_proved_who_he_is(rig):
+async def a_caller_with_an_open_case(rig):
     await rig.calls(waiting("call-1", timedelta(seconds=5), customer_ref="c-1"))
     async with rig.database.session() as tx:
         await tx.execute(
             "insert into cases (case_id, case_no, customer_ref, recorded_at, state, department, changed_at)"
             " values (gen_random_uuid(), 'C-20261123-004217-6', 'c-1', now(), 'in_progress', 'cards', now())"
         )
+
+
+async def test_the_open_case_is_told_only_to_who_has_proved_who_he_is(rig):
+    await a_caller_with_an_open_case(rig)
     async with rig.client() as client:
         secret = await client.get("/queues/cards/guidance?call_id=call-1&lang=en")
         proved = await client.get("/queues/cards/guidance?call_id=call-1&lang=en&identified=true")
@@ -180,12 +184,7 @@ async def test_asterisk_is_told_the_same_over_fastagi(rig):
 
 
 async def test_a_question_in_a_body_is_answered_as_one_in_the_address(rig):
-    await rig.calls(waiting("call-1", timedelta(seconds=5), customer_ref="c-1"))
-    async with rig.database.session() as tx:
-        await tx.execute(
-            "insert into cases (case_id, case_no, customer_ref, recorded_at, state, department, changed_at)"
-            " values (gen_random_uuid(), 'C-20261123-004217-6', 'c-1', now(), 'in_progress', 'cards', now())"
-        )
+    await a_caller_with_an_open_case(rig)
     asked = {"call_id": "call-1", "lang": "zh", "question": "银行卡丢了怎么挂失", "identified": True}
     async with rig.client() as client:
         got = await client.get("/queues/cards/guidance", params=asked)

@@ -2,7 +2,6 @@
 
 import hmac
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -11,6 +10,7 @@ from fastapi import HTTPException, Request
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from chassis.faults import Misconfigured
+from chassis.health import shown_token
 from schemas.envelope import Code
 
 Role = Literal["telephony", "ivr", "agent", "manager"]
@@ -58,10 +58,9 @@ class Access:
         """Name the visitor; raises HTTPException 401. Without tokens an agent is who `X-Agent` says."""
         if self._known is None:
             return Visitor(request.headers.get("x-agent", "local")[:80] or "local", frozenset(ROLES))
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        digest = sha256(token.strip().encode()).hexdigest()
+        shown = shown_token(request)
         for known, visitor in self._known.items():
-            if scheme.lower() == "bearer" and hmac.compare_digest(known, digest):
+            if hmac.compare_digest(known, shown):
                 return visitor
         raise HTTPException(
             401, "no known token: send Authorization: Bearer …", headers={"www-authenticate": "Bearer"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
@@ -23,7 +22,7 @@ from chassis.log import get_logger
 from chassis.message import Writer, time_header
 from chassis.metrics import StageMetrics
 from chassis.postgres import Database, role_of
-from chassis.process import run_process, until_stopped, until_there
+from chassis.process import run_process, stop_on_signals, until_stopped, until_there
 from chassis.relay import Relay
 from chassis.roots import new_id
 from chassis.vault import SCHEMA, FileKey, Vault
@@ -84,8 +83,7 @@ class Door:
     async def run(self) -> int:
         """Run until told to stop; returns the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        stop_on_signals(self._stop)
         settings = self._settings
         app = web(self.house, self._health, self._assistant, self._sources)
         server = Server(app, settings.http_host, settings.http_port, settings.port_file)

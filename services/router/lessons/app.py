@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from chassis.faults import Misconfigured, is_transient
 from chassis.health import Health, Server, application
 from chassis.log import get_logger
 from chassis.postgres import Database, role_of
-from chassis.process import run_process, until_stopped, until_there
+from chassis.process import run_process, stop_on_signals, until_stopped, until_there
 from chassis.vault import SCHEMA, FileKey, Vault
 from services.router import lessons, store
 from services.router.learning import LIMITS
@@ -227,8 +226,7 @@ class Lessons:
     async def run(self) -> int:
         """Run until told to stop; returns the exit code. What is stopped halfway is done again."""
         loop, settings = asyncio.get_running_loop(), self._settings
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        stop_on_signals(self._stop)
         app = application(self._health, self._metrics.registry, settings.http_token_file)
         server = Server(app, settings.http_host, settings.http_port, settings.port_file)
         await server.start()
