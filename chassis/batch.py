@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -37,6 +39,14 @@ class _Stored(NamedTuple):
     repeat: dict[int, set[str]]
 
 
+@dataclass(slots=True)
+class _Blocked:
+    """A partition that stands at a record whose decision raises, and how often it has."""
+
+    offset: int
+    times: int = 0
+
+
 class Pass:
     """Handles batches for one stage; safe to cancel at any point, nothing is lost."""
 
@@ -59,7 +69,7 @@ class Pass:
         self._sent: list[int] = []
         self._offsets: dict[Place, int] = {}
         self._unblocking: set[asyncio.Task[None]] = set()
-        self._blocked: dict[Place, int] = {}
+        self._blocked: dict[Place, _Blocked] = {}
 
     async def __call__(self, records: Sequence[Record], reader: Reader) -> None:
         """Store a batch and begin to send it; returns when the batch before is sent.
@@ -122,6 +132,7 @@ class Pass:
         await self._then_send(stored, reader)
 
     async def _then_send(self, stored: _Stored, reader: Reader) -> None:
+        self._passed(stored.offsets)
         if len(self._sent) > _UNACKNOWLEDGED_AT_MOST:
             await self.settle()
         if self._sending is not None:
@@ -190,9 +201,9 @@ class Pass:
             await self._handle(rest, reader)
 
     def _block(self, place: Place, bug: Bug, reader: Reader) -> None:
-        times = self._blocked.get(place, 0)
-        self._blocked[place] = times + 1
-        wait = min(2.0**times, 60.0)
+        blocked = self._blocked.setdefault(place, _Blocked(bug.offset))
+        wait = min(2.0**blocked.times, 60.0)
+        blocked.offset, blocked.times = bug.offset, blocked.times + 1
         self._metrics.blocked(place, blocked=True)
         self._log.error(
             "decision_raised",
@@ -210,8 +221,22 @@ class Pass:
 
     async def _unblock_later(self, place: Place, wait: float, reader: Reader) -> None:
         await asyncio.sleep(wait)
-        self._metrics.blocked(place, blocked=False)
         reader.unblock(place)
+
+    def blocked(self, assigned: AbstractSet[Place]) -> frozenset[Place]:
+        """Name the partitions that stand at a record whose decision raises; of those still assigned."""
+        for place in self._blocked.keys() - assigned:
+            self._unblocked(place)
+        return frozenset(self._blocked)
+
+    def _passed(self, offsets: dict[Place, int]) -> None:
+        """Once the record is decided, its partition is blocked no more."""
+        for place in [place for place, at in self._blocked.items() if offsets.get(place, 0) > at.offset]:
+            self._unblocked(place)
+
+    def _unblocked(self, place: Place) -> None:
+        del self._blocked[place]
+        self._metrics.blocked(place, blocked=False)
 
     async def _store(self, records: Sequence[Record], condemned: dict[int, Poison] | None = None) -> _Stored:
         offsets = {place: last + 1 for place, (_, last) in span(records).items()}

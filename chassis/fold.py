@@ -104,7 +104,7 @@ class Fold:
                 self._step(event, entity, outcome)
                 self._seen(event, record, "caused" if outcome.events else "noted")
                 if event.key in self._waiting:
-                    self._fold_waiting(event.key)
+                    self._fold_waiting(event.key, record)
             case Ignored(reason):
                 self._receipt(event, "ignored", reason)
                 self._seen(event, record, f"ignored:{reason}")
@@ -190,11 +190,12 @@ class Fold:
         self._receipt(event, "waiting", reason)
         self._seen(event, record, f"waiting:{reason}")
 
-    def _fold_waiting(self, key: str) -> None:
+    def _fold_waiting(self, key: str, woke: Record) -> None:
+        """Decide what has waited for a case; where that raises, the record that woke it blocks."""
         for parked in self._waiting.pop(key, []):
             event = self._events_of[parked.uid]
             entity = self.plan.entities[key]
-            outcome = self._outcome(event, entity, parked.record)
+            outcome = self._outcome(event, entity, woke)
             if isinstance(outcome, Waiting):
                 self._waiting.setdefault(key, []).append(parked)
                 continue

@@ -49,6 +49,7 @@ class Process:
         self._publisher = KafkaPublisher(settings.kafka, f"hotline-{self._stage.name}")
         self._health = Health(facts=self._facts)
         self._subscription: Subscription | None = None
+        self._pass: Pass | None = None
         self._background: list[asyncio.Task[Any]] = []
         self._stop = asyncio.Event()
         self._code = 0
@@ -82,7 +83,9 @@ class Process:
         await self._until_there("kafka", self._preflight)
         await self._until_there("kafka", self._publisher.start)
         relay = Relay(self._stage, self._database, self._publisher, self._metrics, process=str(os.getpid()))
-        handle = Pass(self._stage, self._database, self._publisher, self._vault.seal_record, self._metrics)
+        self._pass = handle = Pass(
+            self._stage, self._database, self._publisher, self._vault.seal_record, self._metrics
+        )
         self._subscription = Subscription(
             self._settings.kafka, self._stage.name, self._stage.inputs, handle, handle.settle
         )
@@ -106,19 +109,25 @@ class Process:
     # ------------------------------------------------------------ watching
 
     async def _watch(self) -> None:
-        """Measure lag; exit when records wait, everything works, and yet nothing moves."""
+        """Measure lag; exit when records wait, everything works, and yet nothing moves.
+
+        A partition that is blocked by a decision that raises stands still rightly: a new start would
+        raise again, and take from the other partitions whoever reads them.
+        """
         while True:
             await asyncio.sleep(5)
             lag = await self._measured_lag()
-            if lag is None or self._subscription is None:
+            if lag is None or self._subscription is None or self._pass is None:
                 continue
             for place, records in lag.items():
                 self._metrics.lag.labels(self._stage.name, place.topic, str(place.partition)).set(records)
             idle = monotonic() - self._subscription.progress.committed_at
-            if sum(lag.values()) == 0:
+            blocked = self._pass.blocked(self._subscription.progress.assigned)
+            waiting = sum(records for place, records in lag.items() if place not in blocked)
+            if waiting == 0:
                 self._subscription.progress.committed_at = monotonic()
             elif idle > self._settings.stalled_after_s and await self._database_answers():
-                self._log.error("stalled", lag=sum(lag.values()), idle_s=round(idle))
+                self._log.error("stalled", lag=waiting, idle_s=round(idle))
                 self._code = EXIT_STALLED
                 return
 

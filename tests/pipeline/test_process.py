@@ -4,8 +4,9 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
+from collections.abc import Sequence
+from subprocess import Popen
 
 import asyncpg
 import pytest
@@ -26,15 +27,15 @@ class Alone:
         self.world, self.place = world, place
         self.log = world.folder / "alone.log"
 
-    def start(self, **settings: str) -> subprocess.Popen[bytes]:
+    def start(self, program: Sequence[str] = ("-m", "services.intake"), **settings: str) -> Popen[bytes]:
         environment = {
             **self.world.environment(self.place),
             "HOTLINE_PORT_FILE": str(self.world.folder / "intake.port"),
             **settings,
         }
         with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "services.intake"],
+            return Popen(
+                [sys.executable, *program],
                 env=environment,
                 cwd=self.world.folder,
                 stdout=log,
@@ -66,7 +67,7 @@ async def alone(world):
     return Alone(world, world.place())
 
 
-async def _ended(process: subprocess.Popen[bytes], within: float) -> int:
+async def _ended(process: Popen[bytes], within: float) -> int:
     return await asyncio.to_thread(process.wait, within)
 
 
@@ -102,11 +103,31 @@ async def test_a_stage_that_stands_still_while_records_wait_exits_70(alone):
     assert any(word["event"] == "stalled" and word["lag"] == 1 for word in words)
 
 
-async def test_a_stage_without_work_is_never_called_stalled(alone):
-    process = alone.start(HOTLINE_STALLED_AFTER_S="1")
+RAISING = """
+from chassis.process import run_stage
+from schemas.telephony import CallOffered
+from services.intake.app import STAGE, build
+from services.intake.settings import IntakeSettings
+
+decide = STAGE.decisions[CallOffered]
+
+def explode(event, *given):
+    if event.key == "bad":
+        raise ZeroDivisionError
+    return decide(event, *given)
+
+STAGE.decisions[CallOffered] = explode
+run_stage(build, IntakeSettings)
+"""
+
+
+async def test_a_stage_without_work_but_what_raises_is_never_called_stalled(alone):
+    process = alone.start(["-c", RAISING], HOTLINE_STALLED_AFTER_S="1")
     await alone.ready()
+    await alone.say("bad")
     await asyncio.sleep(8)
     assert process.poll() is None
+    assert "decision_raised" in alone.log.read_text()
     process.send_signal(signal.SIGTERM)
     assert await _ended(process, 25) == 0
 

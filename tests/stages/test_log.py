@@ -37,3 +37,8 @@ def test_moments_and_versions_stay_readable(moment):
         f"due {moment:%Y-%m-%d %H:%M} sharp",
     ):
         assert logged(text) == text
+
+
+def test_numbers_of_people_are_hidden_wherever_they_stand_and_counts_are_not():
+    found = logged({"calls": ["from 13912345678"], "13912345678": {"to": ("020-1234-5678", 13912345678)}})
+    assert found == {"calls": ["from 13***"], "13***": {"to": ["02***", 13912345678]}}

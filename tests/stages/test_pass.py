@@ -15,8 +15,9 @@ from chassis.memory import MemoryLog, MemorySubscription
 from chassis.metrics import StageMetrics
 from chassis.relay import Keep, Relay, prune
 from chassis.roots import new_batch_id, new_id
-from chassis.transport import SENT_AGAIN, Outgoing, Place
+from chassis.transport import SENT_AGAIN, Outgoing, Place, partition_for
 from chassis.vault import Vault
+from schemas.intake import RecordingRequested
 from schemas.operations import LetterDied, ReceiptsGiven
 from services.intake.app import STAGE, look_up
 from services.intake.domain import Policy
@@ -54,6 +55,10 @@ class Rig:
 
     async def drain(self, **options):
         return await self.subscription.drain(**options)
+
+    def is_blocked(self, place):
+        labels = {"stage": "intake", "topic": place.topic, "partition": str(place.partition)}
+        return self.metrics.registry.get_sample_value("pipeline_partition_blocked", labels)
 
     async def rows(self, sql, *args):
         async with self.database.session() as tx:
@@ -295,19 +300,48 @@ async def test_a_decision_that_raises_blocks_its_partition_only(stage_database, 
     for name in names:
         rig.put(*a_call(name))
     await rig.drain()
-    from chassis.transport import partition_for
-
     bad = partition_for(b"bad", 4)
     elsewhere = [name for name in names if partition_for(name.encode(), 4) != bad]
     handled = {row["key"] for row in await rig.rows("select key from entities where phase = 'ended'")}
     assert handled == set(elsewhere)
     assert rig.dead() == []
     assert rig.log.committed[("intake", Place("telephony.calls", bad))] == 1
-    blocked = rig.metrics.registry.get_sample_value(
-        "pipeline_partition_blocked",
-        {"stage": "intake", "topic": "telephony.calls", "partition": str(bad)},
-    )
-    assert blocked == 1
+    assert rig.is_blocked(Place("telephony.calls", bad)) == 1
+    assert rig.handle.blocked(set()) == set(), "whoever got the partition says it now"
+    assert rig.is_blocked(Place("telephony.calls", bad)) == 0
+
+
+async def test_a_decision_that_raises_on_what_waited_blocks_the_partition_of_what_woke_it(
+    stage_database, master_key
+):
+    decide = INTAKE.decisions[RecordingRequested]
+    mended = False
+
+    def explode(event, state, now, policy):
+        if state is not None and event.body.call_id == "bad" and not mended:
+            raise ZeroDivisionError
+        return decide(event, state, now, policy)
+
+    decisions = {**INTAKE.decisions, RecordingRequested: explode}
+    rig = Rig(stage_database, master_key, replace(INTAKE, decisions=decisions))
+    rig.put(message(record_request("bad")))
+    await rig.drain()
+    names = [f"call-{n}" for n in range(12)]
+    for name in ("bad", *names):
+        rig.put(*a_call(name))
+    await rig.drain()
+    bad = Place("telephony.calls", partition_for(b"bad", 4))
+    handled = {row["key"] for row in await rig.rows("select key from entities where phase = 'ended'")}
+    assert handled == {name for name in names if partition_for(name.encode(), 4) != bad.partition}
+    assert rig.handle.blocked({bad}) == {bad}
+    mended = True
+    rig.subscription.unblock(bad)
+    await rig.drain()
+    handled = {row["key"] for row in await rig.rows("select key from entities where phase = 'ended'")}
+    assert handled >= set(names)
+    assert rig.handle.blocked({bad}) == set()
+    assert rig.is_blocked(bad) == 0
+    assert await rig.rows("select from parked") == []
 
 
 async def test_what_the_database_refuses_is_found_and_the_rest_is_kept(rig):
