@@ -12,10 +12,12 @@ from bench.load import Load
 from chassis.clock import monotonic
 from chassis.kafka import KafkaPublisher, reader
 from cli.world import Place, World
+from schemas.envelope import BY_BODY
 from schemas.resolver import CaseAssigned
 from schemas.topics import DEPARTMENTS
 
 WARM_UP = 3.0
+_ASSIGNED = BY_BODY[CaseAssigned].wire.encode()
 
 
 class Behind(Exception):
@@ -83,6 +85,8 @@ async def _read(sink: Any, run: _Run, count: int) -> None:
         arrived = monotonic()
         for records in polled.values():
             for record in records:
+                if dict(record.headers).get("ce_type") != _ASSIGNED:
+                    continue
                 call_id = CaseAssigned.parse(record.value).case.call_id
                 if call_id in run.due:
                     run.took.setdefault(call_id, arrived - run.due[call_id])

@@ -27,7 +27,11 @@ class CaseDelivered(Held):
 
 @message("resolver.case-assigned", topic=lambda body: f"departments.{body.department}")
 class CaseAssigned(Held):
-    """The department's copy: the whole case, its due times and the answers that are allowed."""
+    """The department's copy: the whole case, its due times and the answers that are allowed.
+
+    No hand-over within a cycle puts `resolve_due` off, only pauses do. `assisting` are the departments that
+    were informed and may be asked.
+    """
 
     accept_due: Moment
     resolve_due: Moment
@@ -35,6 +39,21 @@ class CaseAssigned(Held):
     case: Case
     answers: tuple[Code, ...] = ("accept", "return", "progress", "pause", "resume", "transfer", "resolve")
     answer_topic: Code = COMMANDS
+    assisting: tuple[Code, ...] = ()
+
+
+@message("resolver.case-shared", topic=lambda body: f"departments.{body.assistant}")
+class CaseShared(Body):
+    """A copy for a department that assists the responsible one: to know of, and to be ready when asked.
+
+    It names no assignment, so nothing can be answered to it: the case is `department`'s alone.
+    """
+
+    case_id: UUID
+    assistant: Code
+    department: Code
+    resolve_due: Moment
+    case: Case
 
 
 @message("resolver.case-accepted", topic=CASES)
@@ -79,9 +98,10 @@ class CasePaused(Held):
 
 @message("resolver.case-resumed", topic=CASES)
 class CaseResumed(Held):
-    """The department goes on."""
+    """The department goes on; the pause has pushed `resolve_due` to this moment."""
 
     cause: Code
+    resolve_due: Moment | None = None
 
 
 @message("resolver.case-escalated", topic=CASES)

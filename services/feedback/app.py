@@ -10,7 +10,7 @@ from chassis.settings import Settings
 from chassis.stage import Stage
 from chassis.vault import ERASED, Vault
 from schemas import feedback
-from schemas.case import Personal
+from schemas.case import Customer, Personal
 from schemas.envelope import Body
 from services.feedback.domain import DECISIONS, Feedback, Policy, Telling, wording
 from services.feedback.notify import Channel, FileChannel, Message
@@ -40,25 +40,39 @@ STAGE = Stage(
 
 
 async def tell(vault: Vault, channel: Channel, tasks: Sequence[DueTask]) -> list[Body]:
-    """Tell customers the results of their cases; gives one report per task."""
+    """Tell customers the results of their cases; gives one report per task, also of what cannot be told."""
     states = [Feedback.parse(task.document) for task in tasks]
     await vault.ready([state.case.customer.customer_ref for state in states])
     messages = [_message(vault, task, state) for task, state in zip(tasks, states, strict=True)]
-    reachable = [message for message in messages if message.to]
-    results = dict(await channel.send(reachable))
+    sent = await channel.send([message for message in messages if isinstance(message, Message)])
+    results = [
+        sent.get(message.message_id, "unanswered") if isinstance(message, Message) else message
+        for message in messages
+    ]
     return [
-        _report(task, state, channel.name, results.get(task.task_id, "no_number"))
-        for task, state in zip(tasks, states, strict=True)
+        _report(task, state, channel.name, result)
+        for task, state, result in zip(tasks, states, results, strict=True)
     ]
 
 
-def _message(vault: Vault, task: DueTask, state: Feedback) -> Message:
+def _message(vault: Vault, task: DueTask, state: Feedback) -> Message | str:
+    """Write one customer's message, or say why there is none."""
     case = state.case
-    ref = case.customer.customer_ref
-    opened = vault.open(ref, case.customer.sealed)
-    personal = Personal() if opened == ERASED else Personal.parse(opened)
-    text = wording(case.language, case.case_no, vault.open(ref, state.decision.text))
-    return Message(task.task_id, personal.phone, text)
+    number = _number(vault, case.customer)
+    if not number:
+        return "no_number"
+    text = vault.open(case.customer.customer_ref, state.decision.text)
+    if text == ERASED:
+        return "text_unreadable"
+    return Message(task.task_id, number, wording(case.language, case.case_no, text))
+
+
+def _number(vault: Vault, customer: Customer) -> str:
+    """The number to tell at; none of a customer who is erased, or whose data is no `Personal`."""
+    try:
+        return Personal.parse(vault.open(customer.customer_ref, customer.sealed)).phone
+    except ValueError:
+        return ""
 
 
 def _report(task: DueTask, state: Feedback, channel: str, result: str) -> Body:

@@ -61,7 +61,7 @@ class Telling(Body):
 
 
 class Feedback(Body):
-    """What feedback knows of one case."""
+    """What feedback knows of one case; a result may be judged until long after `told_at`, or `closed_at`."""
 
     phase: Phase
     case: Case
@@ -70,6 +70,8 @@ class Feedback(Body):
     due_at: Moment
     attempts: int = 0
     told_at: Moment | None = None
+    rate_due: Moment | None = None
+    closed_at: Moment | None = None
     rated: bool = False
     counts: dict[str, int] = Field(default_factory=dict)
 
@@ -80,11 +82,13 @@ def on_result(
     now: datetime,
     policy: Policy,
 ) -> Outcome:
-    """A result is in hand: begin to tell the customer."""
+    """A result is in hand: begin to tell the customer, within a time that runs since the decision."""
     body = event.body
-    if state is not None and state.case.cycle >= body.case.cycle and state.phase != "reopened":
-        return Ignored("already_open")
-    due = now + policy.tell_within
+    if state is not None and state.case.cycle >= body.case.cycle:
+        # Two answers to one question: a person must see it, so it goes to the dead letters.
+        first = f"cycle {state.case.cycle} has a result already ({state.decision.outcome})"
+        return Refused("second_result", f"{first}; somebody must choose what the customer hears", state.phase)
+    due = event.at + policy.tell_within
     opened = Feedback(
         phase="due",
         case=body.case,
@@ -122,7 +126,7 @@ def on_telling_attempted(
         return _told(state, body, now, policy)
     if body.attempt >= policy.tries:
         unreached = CustomerUnreached(case_id=body.case_id, cycle=body.cycle, attempts=body.attempt)
-        closed = state.model_copy(update={"phase": "closed", "attempts": body.attempt})
+        closed = _close(state.model_copy(update={"attempts": body.attempt}), now)
         return Step(closed, (unreached, _closed(closed)), (Cancel(OVERDUE),))
     pause = policy.retry_after[min(body.attempt, len(policy.retry_after)) - 1]
     failed = TellingFailed(
@@ -146,14 +150,15 @@ def _told(state: Feedback, body: TellingAttempted, now: datetime, policy: Policy
         told_at=body.at,
         late=body.at > state.due_at,
     )
-    told = state.model_copy(update={"phase": "told", "attempts": body.attempt, "told_at": body.at})
-    return Step(told, (said,), (Cancel(OVERDUE), Timer(RATE, now + policy.rate_within)))
+    due = now + policy.rate_within
+    change = {"phase": "told", "attempts": body.attempt, "told_at": body.at, "rate_due": due}
+    return Step(state.model_copy(update=change), (said,), (Cancel(OVERDUE), Timer(RATE, due)))
 
 
 def on_rating(
     event: Event[RatingRequested], state: Feedback | None, now: datetime, policy: Policy
 ) -> Outcome:
-    """The customer judges: solved closes the case, not solved reopens it."""
+    """The customer judges: solved closes the case, not solved reopens it, also after "solved"."""
     objection = _objection(event.body, state, now, policy)
     if objection is not None or state is None:
         return objection or Waiting("no_result_yet")
@@ -171,7 +176,7 @@ def on_rating(
         return _reopened(rated, recorded)
     if state.phase == "closed":
         return Step(rated, (recorded,))
-    closed = rated.model_copy(update={"phase": "closed"})
+    closed = _close(rated, now)
     return Step(closed, (recorded, _closed(closed)), (Cancel(RATE),))
 
 
@@ -182,11 +187,12 @@ def _objection(
         return Waiting("no_result_yet")
     if body.cycle != state.case.cycle:
         return Refused("stale_cycle", f"the case is in cycle {state.case.cycle}", state.phase)
-    if state.rated:
+    if state.phase == "reopened" or (state.rated and body.solved):
         return Refused("already_rated", "this result was judged before", state.phase)
-    if state.told_at is None:
+    if state.phase == "due":
         return Refused("illegal_in_state", "the customer has not been told yet", state.phase)
-    if now > state.told_at + policy.reopen_window:
+    # Whom no message reached may have heard by another way, and has as long as others.
+    if now > (state.told_at or state.closed_at or state.due_at) + policy.reopen_window:
         return Refused("reopen_window_over", "too late to reopen; a new case is needed", state.phase)
     return None
 
@@ -209,13 +215,18 @@ def on_timer(event: Event[TimerFired], state: Feedback | None, now: datetime, po
     if state is None:
         return Ignored("no_longer_needed")
     case = state.case
-    if event.body.timer == RATE and state.phase == "told":
-        closed = state.model_copy(update={"phase": "closed"})
+    name, due = event.body.timer, event.body.due_at
+    if name == RATE and state.phase == "told" and state.rate_due in (None, due):
+        closed = _close(state, now)
         expired = SatisfactionExpired(case_id=case.case_id, cycle=case.cycle)
         return Step(closed, (expired, _closed(closed)))
-    if event.body.timer == OVERDUE and state.phase == "due" and event.body.due_at == state.due_at:
+    if name == OVERDUE and state.phase == "due" and due == state.due_at:
         return Step(state, (TellingOverdue(case_id=case.case_id, cycle=case.cycle, due_at=state.due_at),))
     return Ignored("no_longer_needed")
+
+
+def _close(state: Feedback, now: datetime) -> Feedback:
+    return state.model_copy(update={"phase": "closed", "closed_at": now})
 
 
 def _closed(state: Feedback) -> CaseClosed:

@@ -14,6 +14,7 @@ STAGE = Stage(
     emits=(
         resolver.CaseDelivered,
         resolver.CaseAssigned,
+        resolver.CaseShared,
         resolver.CaseAccepted,
         resolver.CaseReturned,
         resolver.CaseTransferred,

@@ -1,7 +1,7 @@
 """A case in a department's hands; pure."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from schemas.resolver import (
     CaseResolved,
     CaseResumed,
     CaseReturned,
+    CaseShared,
     CaseTransferred,
     CaseWithdrawn,
     PauseRequested,
@@ -44,7 +45,11 @@ class Policy:
 
 
 class Assignment(Body):
-    """What the resolver knows of one case: whose it is now, and how far."""
+    """What the resolver knows of one case: whose it is now, and how far.
+
+    `assisting` are departments that were informed and own nothing. `resolve_due` stays through hand-overs
+    within a cycle and stands still from `paused_at` on; `overdue` tells that its passing was recorded.
+    """
 
     phase: Phase
     case: Case
@@ -55,6 +60,17 @@ class Assignment(Body):
     resolve_due: Moment
     clerk: str | None = None
     escalations: int = 0
+    assisting: tuple[str, ...] = ()
+    overdue: bool = False
+    paused_at: Moment | None = None
+    paused_until: Moment | None = None
+
+    def resolve_due_at(self, now: datetime) -> datetime:
+        """When the case must be resolved, with the pause that it is in, as far as that has lasted by now."""
+        began, until = self.paused_at, self.paused_until
+        if began is None or until is None or self.resolve_due <= began:
+            return self.resolve_due
+        return self.resolve_due + max(timedelta(), min(now, until) - began)
 
     @property
     def held(self) -> dict[str, Any]:
@@ -67,33 +83,61 @@ class Assignment(Body):
 
 
 def on_routed(event: Event[CaseRouted], state: Assignment | None, now: datetime, policy: Policy) -> Outcome:
-    """Put the case into the department's queue and say so at once."""
+    """Put the case into the department's queue and say so at once; those that assist are informed."""
     body = event.body
     if state is not None and body.attempt_no <= state.attempt_no:
         return Ignored("older_assignment")
-    if state is not None and state.phase == "withdrawn" and body.case.cycle == state.case.cycle:
-        return Ignored("withdrawn_meanwhile")
-    assignment = Assignment(
+    before = state if state is not None and body.case.cycle <= state.case.cycle else None
+    if before is not None and before.phase in ("resolved", "withdrawn"):
+        # The cycle is over: only the customer's word opens the next one.
+        return Ignored(f"{before.phase}_meanwhile")
+    assignment = _assigned(body, before, now)
+    copy = CaseAssigned(
+        **assignment.held,
+        accept_due=body.accept_due,
+        resolve_due=assignment.resolve_due,
+        attempt_no=body.attempt_no,
+        case=body.case,
+        assisting=body.assisting,
+    )
+    delivered = CaseDelivered(**assignment.held, accept_due=body.accept_due)
+    clocks: tuple[Timer | Cancel, ...] = (Timer(ACCEPT, body.accept_due), *_resolve_timer(assignment))
+    return Step(assignment, (delivered, copy, *_copies(assignment)), (*clocks, Cancel(PAUSE)))
+
+
+def _assigned(body: CaseRouted, before: Assignment | None, now: datetime) -> Assignment:
+    """Hand the case over; a hand-over within a cycle never gives more time to resolve than there was."""
+    due = min(body.resolve_due, before.resolve_due_at(now)) if before else body.resolve_due
+    return Assignment(
         phase="delivered",
         case=body.case,
         assignment_id=body.assignment_id,
         department=body.department,
         attempt_no=body.attempt_no,
         accept_due=body.accept_due,
-        resolve_due=body.resolve_due,
-        clerk=None,
-        escalations=0,
+        resolve_due=due,
+        assisting=body.assisting,
+        overdue=before.overdue if before else False,
     )
-    copy = CaseAssigned(
-        **assignment.held,
-        accept_due=body.accept_due,
-        resolve_due=body.resolve_due,
-        attempt_no=body.attempt_no,
-        case=body.case,
+
+
+def _resolve_timer(state: Assignment) -> tuple[Timer, ...]:
+    """The alarm of the resolve clock, unless it has rung: its passing is recorded once in a cycle."""
+    return () if state.overdue else (Timer(RESOLVE, state.resolve_due),)
+
+
+def _copies(state: Assignment) -> tuple[CaseShared, ...]:
+    """Inform the departments that assist; the copy names no assignment, so it gives no right to act."""
+    return tuple(
+        CaseShared(
+            case_id=state.case.case_id,
+            assistant=code,
+            department=state.department,
+            resolve_due=state.resolve_due,
+            case=state.case,
+        )
+        for code in state.assisting
     )
-    delivered = CaseDelivered(**assignment.held, accept_due=body.accept_due)
-    timers = (Timer(ACCEPT, body.accept_due), Timer(RESOLVE, body.resolve_due), Cancel(PAUSE))
-    return Step(assignment, (delivered, copy), timers)
 
 
 def _objection(event: Event[Answer], state: Assignment | None, *allowed: Phase) -> Waiting | Refused | None:
@@ -103,7 +147,8 @@ def _objection(event: Event[Answer], state: Assignment | None, *allowed: Phase) 
     if event.body.assignment_id != state.assignment_id:
         return Refused("stale_assignment", f"the case is with {state.department} now", state.phase)
     if event.body.department != state.department:
-        return Refused("not_your_dept", f"the assignment is {state.department}'s", state.phase)
+        role = " and you assist" if event.body.department in state.assisting else ""
+        return Refused("not_your_dept", f"the assignment is {state.department}'s{role}", state.phase)
     if state.phase not in allowed:
         return Refused("illegal_in_state", f"the case is {state.phase}", state.phase)
     return None
@@ -164,7 +209,7 @@ def on_progress(
 def on_pause(
     event: Event[PauseRequested], state: Assignment | None, now: datetime, policy: Policy
 ) -> Outcome:
-    """The department waits for somebody else, until a stated moment."""
+    """The department waits for somebody else, until a stated moment; the resolve clock stands still."""
     objection = _objection(event, state, "in_progress")
     if objection is not None or state is None:
         return objection or Waiting("not_delivered_yet")
@@ -172,7 +217,12 @@ def on_pause(
     if body.until <= now:
         return Refused("until_is_past", "the stated moment has passed already", state.phase)
     said = CasePaused(**state.held, reason=body.reason, until=body.until)
-    return Step(state.model_copy(update={"phase": "waiting"}), (said,), (Timer(PAUSE, body.until),))
+    waiting = state.model_copy(update={"phase": "waiting", "paused_at": now, "paused_until": body.until})
+    # A moment that has come already is recorded, even where the pause came before its timer.
+    timers: tuple[Timer | Cancel, ...] = (Timer(PAUSE, body.until),)
+    if state.resolve_due > now:
+        timers = (*timers, Cancel(RESOLVE))
+    return Step(waiting, (said,), timers)
 
 
 def on_resumption(
@@ -182,12 +232,16 @@ def on_resumption(
     objection = _objection(event, state, "waiting")
     if objection is not None or state is None:
         return objection or Waiting("not_delivered_yet")
-    return _resumed(state, "department")
+    return _resumed(state, "department", now)
 
 
-def _resumed(state: Assignment, cause: str) -> Step:
-    said = CaseResumed(**state.held, cause=cause)
-    return Step(state.model_copy(update={"phase": "in_progress"}), (said,), (Cancel(PAUSE),))
+def _resumed(state: Assignment, cause: str, now: datetime) -> Step:
+    """Go on, with the resolve clock pushed by the pause."""
+    due = state.resolve_due_at(now)
+    going_on = {"phase": "in_progress", "resolve_due": due, "paused_at": None, "paused_until": None}
+    taken_up = state.model_copy(update=going_on)
+    said = CaseResumed(**state.held, cause=cause, resolve_due=due)
+    return Step(taken_up, (said,), (Cancel(PAUSE), *_resolve_timer(taken_up)))
 
 
 def on_resolution(
@@ -225,15 +279,12 @@ def on_timer(event: Event[TimerFired], state: Assignment | None, now: datetime, 
     if state is None:
         return Ignored("no_longer_needed")
     name, due = event.body.timer, event.body.due_at
-    if name == PAUSE and state.phase == "waiting":
-        return _resumed(state, "until_reached")
+    if name == PAUSE and state.phase == "waiting" and state.paused_until in (None, due):
+        return _resumed(state, "until_reached", now)
     if name == ACCEPT and state.phase == "delivered" and due == state.accept_due:
         return _escalated(state, "accept_overdue", due)
-    if (
-        name == RESOLVE
-        and state.phase in ("delivered", "in_progress", "waiting")
-        and due == state.resolve_due
-    ):
+    held = state.phase in ("delivered", "in_progress", "waiting")
+    if name == RESOLVE and held and due == state.resolve_due_at(now):
         return _escalated(state, "resolve_overdue", due)
     return Ignored("no_longer_needed")
 
@@ -241,7 +292,8 @@ def on_timer(event: Event[TimerFired], state: Assignment | None, now: datetime, 
 def _escalated(state: Assignment, cause: Literal["accept_overdue", "resolve_overdue"], due: datetime) -> Step:
     level = state.escalations + 1
     said = CaseEscalated(**state.held, cause=cause, due_at=due, level=level)
-    return Step(state.model_copy(update={"escalations": level}), (said,))
+    overdue = state.overdue or cause == "resolve_overdue"
+    return Step(state.model_copy(update={"escalations": level, "overdue": overdue}), (said,))
 
 
 DECISIONS: Decisions = {
