@@ -50,7 +50,7 @@ Installed = Annotated[
 # ------------------------------------------------------------ how a verb runs
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def carried_out(work: Coroutine[Any, Any, T]) -> T:
     """Do the work; what is refused ends the command in three lines."""
     from pydantic import ValidationError
 
@@ -110,7 +110,7 @@ def in_router(folder: Path, work: Callable[[Tx], Coroutine[Any, Any, T]]) -> T:
         async with _router(folder) as database, database.transaction() as tx:
             return await work(tx)
 
-    return _run(whole())
+    return carried_out(whole())
 
 
 def act_of(by: str, reason: str) -> Act:
@@ -437,7 +437,7 @@ def evaluate(
             found = await lessons.labelled(database, vault, _counted("lessons read"))
         return model, learning.split(found.get(model.card.language, ()))[1]
 
-    model, held_out = _run(work())
+    model, held_out = carried_out(work())
     found = _score(learning.score(learning.judge(model, held_out)))
     if json:
         show.as_json({"version": model.card.version, "sha256": model.sha256, **found})
@@ -472,7 +472,7 @@ def compare_shadow(folder: Folder = UP, json: Json = False) -> None:
             watched = [one for one in given.values() if one.role == "shadow" and one.sha256 != _NONE]
             return {one: learning.agreement(await lessons.said_by_shadow(database, one)) for one in watched}
 
-    found = [(_given(one), _agreement(together)) for one, together in _run(work()).items()]
+    found = [(_given(one), _agreement(together)) for one, together in carried_out(work()).items()]
     if json:
         show.as_json([{**given, **together} for given, together in found])
     elif not found:
@@ -540,7 +540,7 @@ def train(
                 done.append(_trained(one, trained))
             return done
 
-    done = _run(work())
+    done = carried_out(work())
     if json:
         show.as_json(done)
     else:
@@ -589,7 +589,7 @@ def retrain(shipped: Installed = SHIPPED, folder: Folder = UP, json: Json = Fals
             done = await nights(database, vault, shipped, runs.now, show.progress)
         return [_night(one) for one in done]
 
-    done = _run(work())
+    done = carried_out(work())
     if json:
         show.as_json(done)
     else:
@@ -705,7 +705,7 @@ def watch(
     if length is None:
         raise typer.Exit(say("no such window", window, "--window day, or --window hour", USAGE))
     act = act_of("watch", f"alarm of the last {window}")
-    found, restricted = _run(_supervised(folder, length, act))
+    found, restricted = carried_out(_supervised(folder, length, act))
     if json:
         show.as_json(
             {

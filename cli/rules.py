@@ -1,10 +1,11 @@
-"""The verbs about routing rules: check, test, explain, compare, find idle ones, put in force.
+"""The verbs about routing rules: check, test, explain, compare, find idle ones, put in force, see what is.
 
 Exit codes: 0 fine, 1 the rules or a test have a fault, 2 usage, 3 cannot reach.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,13 +17,13 @@ from cli.model import By, Reason, act_of, in_router
 from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from chassis.postgres import Tx
     from chassis.vault import Vault
     from cli.world import World
     from schemas.case import Case
     from services.router.coverage import Difference, Failure, Moved, Tried, Use
+    from services.router.domain import Routing
+    from services.router.lessons import ActivatedRules
     from services.router.rules import Fault, Matched, Ruled, Ruleset, View
 
 rules_app = typer.Typer(help="Routing rules: check, test, explain, compare.", no_args_is_help=True)
@@ -32,6 +33,8 @@ NONE = "— no rule"
 
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Rules file.", envvar="HOTLINE_RULES_FILE")]
+_KEPT = "Rules file, or rules that were in force once."
+Kept = Annotated[Path, typer.Argument(metavar="FILE|SHA|VERSION", help=_KEPT, envvar="HOTLINE_RULES_FILE")]
 Recorded = Annotated[
     int,
     typer.Option(
@@ -110,12 +113,18 @@ def _refuse(file: Path, faults: Sequence[Fault]) -> None:
     )
 
 
-def _usable(file: Path) -> Ruleset:
-    """Read rules for a verb that needs them; a bad file ends the command."""
-    from services.router.rules import BadRules, load_rules
+def _usable(file: Path, folder: Path | None = None) -> Ruleset:
+    """Read rules for a verb that needs them; a bad file ends the command.
+
+    With a folder, a hash or a version also names rules that were in force once.
+    """
+    from services.router import lessons
+    from services.router.rules import BadRules, load_rules, parse_rules
 
     try:
-        return load_rules(file)
+        if folder is None or file.exists() or file.suffix in (".yaml", ".yml") or file.parent != Path():
+            return load_rules(file)
+        return parse_rules(in_router(folder, lambda tx: lessons.rules_named(tx, str(file))), str(file))
     except BadRules as error:
         _refuse(file, error.faults)
         raise typer.Exit(PROBLEM) from None
@@ -152,15 +161,20 @@ def explain(
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", metavar="DEPARTMENT", help="It has given the case back.")
     ] = None,
-    file: Annotated[Path, typer.Option("--file", help="Rules file.", envvar="HOTLINE_RULES_FILE")] = SHIPPED,
+    file: Annotated[
+        str, typer.Option("--file", metavar="FILE|SHA|VERSION", help="Other rules than those that decided.")
+    ] = "",
     folder: Folder = UP,
     json: Json = False,
 ) -> None:
-    """Tell which rules were tried on a case, which one decides, and why those before it did not."""
+    """Tell which rules were tried on a case, which one decides, and why those before it did not.
+
+    A recorded case is explained as it was decided last: by those rules, with that severity, without the
+    departments that had given it back. An invented one by $HOTLINE_RULES_FILE, or the shipped rules.
+    """
     from services.router.coverage import tried
     from services.router.rules import decide
 
-    ruleset = _usable(file)
     excluded = frozenset(_departments(exclude or []))
     if bool(asked) == bool(field or text):
         raise typer.Exit(
@@ -171,7 +185,12 @@ def explain(
                 USAGE,
             )
         )
-    view = _recorded_view(folder, asked, ruleset) if asked else _invented(field or [], text)
+    if asked:
+        ruleset, view, before = _as_decided(folder, asked, file)
+        excluded = excluded or before
+    else:
+        ruleset = _usable(Path(file or os.environ.get("HOTLINE_RULES_FILE", SHIPPED)), folder)
+        view = _invented(field or [], text)
     ruled, lines = decide(view, ruleset, excluded), tried(view, ruleset, excluded)
     if json:
         show.as_json(
@@ -278,8 +297,8 @@ def _asked(term: Matched) -> str:
 
 @rules_app.command("diff")
 def diff(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="Rules file.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="Rules file.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help=_KEPT)],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help=_KEPT)],
     recorded: Recorded = 0,
     folder: Folder = UP,
     json: Json = False,
@@ -287,7 +306,7 @@ def diff(
     """Compare two versions: rules added, removed, changed, moved, and the cases they send elsewhere."""
     from services.router.coverage import compare
 
-    before, after = _usable(old), _usable(new)
+    before, after = _usable(old, folder), _usable(new, folder)
     cases = _cases(folder, recorded, after)
     found = compare(before, after, cases)
     if json:
@@ -334,11 +353,11 @@ def _print_difference(found: Difference, cases: int) -> None:
 
 
 @rules_app.command("coverage")
-def coverage(file: File = SHIPPED, recorded: Recorded = 0, folder: Folder = UP, json: Json = False) -> None:
+def coverage(file: Kept = SHIPPED, recorded: Recorded = 0, folder: Folder = UP, json: Json = False) -> None:
     """Tell which rules never match or are shadowed by earlier ones, and how many cases no rule decides."""
     from services.router.coverage import cover
 
-    ruleset = _usable(file)
+    ruleset = _usable(file, folder)
     found = cover(ruleset, _cases(folder, recorded, ruleset))
     share = found.share_without_rule
     if json:
@@ -383,7 +402,7 @@ def _cases(folder: Path, recorded: int, ruleset: Ruleset) -> Mapping[str, View]:
     if recorded:
         from cli.world import World
 
-        return run(_recorded(World(folder), ruleset, most=recorded))  # type: ignore[no-any-return]
+        return run(_recorded(World(folder), ruleset, recorded))  # type: ignore[no-any-return]
     from cli.texts import scripts
     from services.router.rules import View
 
@@ -400,45 +419,73 @@ def _cases(folder: Path, recorded: int, ruleset: Ruleset) -> Mapping[str, View]:
     }
 
 
-def _recorded_view(folder: Path, asked: str, ruleset: Ruleset) -> View:
+def _as_decided(folder: Path, asked: str, file: str) -> tuple[Ruleset, View, frozenset[str]]:
+    """Take a recorded case as it was decided: the rules, what they saw of it, and who had given it back.
+
+    Rules that are named go before those that decided.
+    """
     from cli.history import case_id_of
+    from cli.rulings import routing_of
     from cli.world import World
+    from services.router import store
 
     world = World(folder)
 
-    async def work() -> Mapping[str, View]:
+    async def known() -> Routing | None:
         case_id = await case_id_of(world.place(), asked)
-        return await _recorded(world, ruleset, case_id=case_id) if case_id else {}
+        return await routing_of(world.place(), case_id) if case_id else None
 
-    found: Mapping[str, View] = run(work())
-    if not found:
+    async def document(tx: Tx, sha256: str) -> str:
+        return await store.ruleset(tx, sha256) or ""
+
+    routing: Routing | None = run(known())
+    if routing is None:
         raise typer.Exit(
             say("no such case", f"the router knows no case {asked}", "hotline events tail", PROBLEM)
         )
-    return next(iter(found.values()))
+    why = routing.explanation
+    if file or why is None:
+        ruleset = _usable(Path(file or os.environ.get("HOTLINE_RULES_FILE", SHIPPED)), folder)
+    else:
+        ruleset = _stored(why.ruleset_sha256, in_router(folder, lambda tx: document(tx, why.ruleset_sha256)))
+    case = routing.case
+    if why is not None and why.severity is not None:
+        case = case.model_copy(update={"severity": why.severity})
+    view = run(_viewed(world, ruleset, [case]))[case.case_no]
+    return ruleset, view, frozenset(why.excluded if why else ())
 
 
-async def _recorded(
-    world: World, ruleset: Ruleset, *, case_id: UUID | None = None, most: int = 1
-) -> Mapping[str, View]:
-    """Read cases as the router knows them, by number; the text of an erased customer is not known."""
+def _stored(sha256: str, document: str) -> Ruleset:
+    from services.router.rules import BadRules, parse_rules
+
+    try:
+        return parse_rules(document, f"ruleset {sha256[:12]}")
+    except BadRules:
+        why = f"ruleset {sha256[:12]}, which decided, is not kept or is damaged"
+        raise typer.Exit(say("cannot explain", why, "--file FILE", PROBLEM)) from None
+
+
+async def _recorded(world: World, ruleset: Ruleset, most: int) -> Mapping[str, View]:
+    """Read the newest cases as the router knows them, by number."""
     import json
-    from zoneinfo import ZoneInfo
 
     from cli.world import connected
     from schemas.case import Case
+
+    async with connected(world.place(), "router") as database, database.session() as tx:
+        rows = await tx.fetch("select document from entities order by updated_at desc limit $1", most)
+    return await _viewed(
+        world, ruleset, [Case.model_validate(json.loads(row["document"])["case"]) for row in rows]
+    )
+
+
+async def _viewed(world: World, ruleset: Ruleset, cases: Sequence[Case]) -> Mapping[str, View]:
+    """What rules see of cases, by number; the text of an erased customer is not known."""
+    from zoneinfo import ZoneInfo
+
     from services.router.rules import view_of
 
-    place = world.place()
-    async with connected(place, "router") as database, database.session() as tx:
-        rows = await tx.fetch(
-            "select document from entities where $1::text is null or key = $1"
-            " order by updated_at desc limit $2",
-            str(case_id) if case_id else None,
-            most,
-        )
-    cases = [Case.model_validate(json.loads(row["document"])["case"]) for row in rows]
-    vault = await world.vault(place)
+    vault = await world.vault(world.place())
     try:
         await vault.ready(sorted({case.customer.customer_ref for case in cases}))
         zone = ZoneInfo(ruleset.zone)
@@ -457,6 +504,44 @@ def _text(vault: Vault, case: Case) -> str | None:
 
 
 # ------------------------------------------------------------ in force
+
+
+@rules_app.command("list")
+def list_activated(
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20,
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """What was put in force, by whom and why, the last first; what of it decides, what cannot be loaded."""
+    from services.router import lessons
+
+    found = in_router(folder, lambda tx: lessons.activated_rules(tx, limit))
+    if json:
+        show.as_json([_activated(one) for one in found])
+    elif found:
+        show.lines([_in_one_line(one) for one in found])
+    if not json and not any(one.state == "in force" for one in found):
+        show.lines(
+            ["none of them decides: the installation's own rules do ($HOTLINE_RULES_FILE, or the shipped)"]
+        )
+    raise typer.Exit(PROBLEM if any(one.state == "cannot be loaded" for one in found) else FINE)
+
+
+def _in_one_line(one: ActivatedRules) -> str:
+    since = one.activated_at.astimezone()
+    why = f": {one.reason}" if one.reason else ""
+    return f"{one.version}  {one.sha256[:12]}  {one.state}; {since:%Y-%m-%d %H:%M}, {one.by}{why}"
+
+
+def _activated(one: ActivatedRules) -> dict[str, Any]:
+    return {
+        "version": one.version,
+        "sha256": one.sha256,
+        "since": one.activated_at.isoformat(timespec="seconds"),
+        "by": one.by,
+        "reason": one.reason,
+        "state": one.state,
+    }
 
 
 @rules_app.command("activate")

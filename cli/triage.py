@@ -2,68 +2,60 @@
 
 from __future__ import annotations
 
-import asyncio
-import json as json_text
+from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
 from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
 
+if TYPE_CHECKING:
+    from cli.rulings import Verdict
+
 SHIPPED = Path(__file__).parents[1] / "services" / "router" / "departments.yaml"
 triage_app = typer.Typer(help="Cases that wait for a person to name the department.", no_args_is_help=True)
-_WAITING = (
-    "select case_id, case_no, language, phase, stage, rule, changed_at, abstained, audit, top, moves"
-    " from routings where (phase = 'parked' or (phase = 'routed' and department = 'triage'))"
-)
-
 # The resolver is told when a case ends; the router is not.
 _HELD = (
     "select document::json ->> 'department' as department, count(*)::int as held from entities"
     " where phase in ('delivered', 'in_progress', 'waiting') group by 1"
 )
+Asked = Annotated[str, typer.Argument(metavar="CASE", help="Case id or number.")]
+By = Annotated[str, typer.Option("--by", help="Who decides.")]
 
 
 @triage_app.command("list")
 def list_waiting(folder: Folder = UP, json: Json = False) -> None:
-    """Everything that waits, the longest first; of a blind sample the suggestion is not shown."""
-    from cli import show
-    from cli.world import World, connected
+    """Everything that waits, what is due first; of a blind sample the suggestion is not shown."""
+    from chassis.clock import utc_now
+    from cli import rulings, show
+    from cli.world import World
 
-    async def work() -> list[Any]:
-        async with connected(World(folder).place(), "router") as database, database.session() as tx:
-            return list(await tx.fetch(f"{_WAITING} order by changed_at"))
-
-    rows = [_line(row) for row in run(work())]
+    now = utc_now()
+    rows = [one.as_json(now) for one in run(rulings.waiting(World(folder).place()))]
     if json:
         show.as_json(rows)
     elif not rows:
         show.lines(["nothing waits for triage"])
     else:
-        show.table(
-            "waiting for a department", [{**row, "suggested": _words(row["suggested"])} for row in rows]
-        )
+        show.lines([_line(row, now) for row in rows])
     raise typer.Exit(FINE)
 
 
-def _line(row: Any) -> dict[str, Any]:
-    # Who judges a blind sample must not be led: that is what the sample is for.
-    suggested = [] if row["audit"] else json_text.loads(row["top"])
-    return {
-        "case_no": row["case_no"],
-        "case_id": str(row["case_id"]),
-        "since": row["changed_at"].isoformat(timespec="seconds"),
-        "language": row["language"],
-        "why": "departments disagree" if row["phase"] == "parked" else row["rule"],
-        "moves": row["moves"],
-        "suggested": [{"department": department, "p": p} for department, p in suggested],
-    }
-
-
-def _words(suggested: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{one['department']} {one['p']:.2f}" for one in suggested) or "— none"
+def _line(row: dict[str, Any], now: datetime) -> str:
+    due = (
+        f"due {datetime.fromisoformat(row['due']).astimezone():%m-%d %H:%M}"
+        if row["due"]
+        else "due at no time"
+    )
+    suggested = ", ".join(f"{one['department']} {one['p']:.2f}" for one in row["suggested"]) or "nothing"
+    waited = (now - datetime.fromisoformat(row["since"])).total_seconds() / 60
+    return (
+        f"{row['case_no']}  {due}{' OVERDUE' if row['overdue'] else ''}, {row['state']}, {row['language']},"
+        f" here for {waited:.0f} min: {row['why']}; suggested: {suggested}"
+    )
 
 
 @triage_app.command("departments")
@@ -124,69 +116,67 @@ def _in_words(row: dict[str, Any]) -> dict[str, Any]:
 
 @triage_app.command("assign")
 def assign(
-    asked: Annotated[str, typer.Argument(metavar="CASE", help="Case id or number.")],
+    asked: Asked,
     department: Annotated[str, typer.Argument(help="The responsible department.")],
-    by: Annotated[str, typer.Option("--by", help="Who decides.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the history.")] = "",
+    by: By,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why, for the history; `misrouted` teaches the classifier.")
+    ] = "",
     folder: Folder = UP,
     json: Json = False,
 ) -> None:
-    """Name the department; prints the router's verdict."""
-    from cli import show
-    from cli.history import case_id_of
+    """Name the department; done when the department has the case, else the reason why it has not.
+
+    For a case that is parked, waits in triage, or was not accepted in time where it is.
+    """
+    from cli import rulings
     from cli.world import World
     from schemas.router import AssignmentRequested
 
-    async def work() -> dict[str, Any] | None:
-        world = World(folder)
-        place = world.place()
-        case_id = await case_id_of(place, asked)
-        if case_id is None:
-            return None
+    async def work(case_id: UUID) -> rulings.Verdict:
         body = AssignmentRequested(case_id=case_id, department=department, by=by, reason=reason)
-        return await _verdict(place, case_id, body)
+        return await rulings.assign(World(folder).place(), body)
 
-    verdict = run(work())
+    _tell(folder, asked, work, json=json)
+
+
+@triage_app.command("reject")
+def reject(
+    asked: Asked,
+    by: By,
+    text: Annotated[str, typer.Option("--text", help="What the customer is told; it is sealed.")],
+    root_cause: Annotated[
+        str, typer.Option("--root-cause", help="Why, as a word for statistics.")
+    ] = "not_ours",
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Answer a case that waits in triage as not the bank's; the customer is told."""
+    from cli import rulings
+    from cli.world import World
+
+    _tell(
+        folder, asked, lambda case_id: rulings.reject(World(folder), case_id, by, text, root_cause), json=json
+    )
+
+
+def _tell(folder: Path, asked: str, work: Callable[[UUID], Awaitable[Verdict]], *, json: bool) -> None:
+    from cli import show
+    from cli.history import case_id_of
+    from cli.model import carried_out
+    from cli.world import World
+
+    async def whole() -> Verdict | None:
+        case_id = await case_id_of(World(folder).place(), asked)
+        return await work(case_id) if case_id else None
+
+    verdict = carried_out(whole())
     if verdict is None:
         raise typer.Exit(
             say("no such case", f"nobody has said anything about {asked}", "hotline triage list", USAGE)
         )
     if json:
-        show.as_json(verdict)
+        show.as_json(verdict.as_json())
     else:
-        show.lines([f"{verdict['outcome']}: {verdict['why']}"])
-    raise typer.Exit(FINE if verdict["outcome"] == "done" else PROBLEM)
-
-
-async def _verdict(place: Any, case_id: UUID, body: Any, within: float = 10.0) -> dict[str, Any]:
-    """Send the command and wait for what the router makes of it."""
-    from chassis.clock import utc_now
-    from chassis.kafka import KafkaPublisher
-    from chassis.message import Writer, time_header
-    from chassis.roots import new_id
-    from cli.world import connected
-
-    command_id = new_id()
-    publisher = KafkaPublisher(place.kafka, "hotline-triage")
-    await publisher.start()
-    try:
-        message = Writer("triage").write(
-            body, uid=command_id, at=time_header(utc_now()), correlation=str(case_id)
-        )
-        await publisher.publish([message])
-    finally:
-        await publisher.stop()
-    outcome = None
-    async with asyncio.timeout(within), connected(place, "router") as database:
-        while outcome is None:
-            async with database.session() as tx:
-                outcome = await tx.fetchval("select outcome from inbox where event_id = $1", command_id)
-            if outcome is None:
-                await asyncio.sleep(0.05)
-    word, _, code = outcome.partition(":")
-    done = word in ("caused", "noted")
-    return {
-        "outcome": "done" if done else word,
-        "why": f"{body.department} has the case" if done else code.replace("_", " "),
-        "command_id": str(command_id),
-    }
+        show.lines([f"{verdict.outcome}: {verdict.why}"])
+    raise typer.Exit(FINE if verdict.outcome == "done" else PROBLEM)

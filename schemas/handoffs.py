@@ -38,7 +38,7 @@ class Handoff:
 
 
 WRAP_UP = timedelta(minutes=10)
-CALL_BACK = timedelta(days=3)
+CALL_BACK = timedelta(days=12)  # A queue may be closed for a festival's nine days.
 ACCEPT = timedelta(hours=2)
 TELL = timedelta(hours=24)
 RATE = timedelta(days=7)
@@ -161,7 +161,24 @@ HANDOFFS: tuple[Handoff, ...] = (
     ),
     Handoff(intake.CaseRecorded, "router", _ROUTED, True),
     Handoff(intake.CaseAnswered, "feedback", _RESULT, True),
-    Handoff(router.CaseRouted, "resolver", (resolver.CaseDelivered, resolver.CaseAssigned), True),
+    Handoff(
+        router.CaseRouted,
+        "resolver",
+        (resolver.CaseDelivered, resolver.CaseAssigned, resolver.CaseShared),
+        True,
+    ),
+    Handoff(
+        router.CaseParked,
+        "triage",
+        (),
+        receipt=True,
+        deferred=Deferred(
+            (router.CaseRouted, router.CaseRejected, router.RulingLapsed, router.TriageOverdue),
+            # At most: the router reminds after ten minutes, or whatever it is told, and then it is overdue.
+            ACCEPT,
+            "triage",
+        ),
+    ),
     Handoff(router.CaseRejected, "feedback", _RESULT, True),
     Handoff(router.AssignmentRequested, "router", (router.CaseRouted, router.CommandRefused), True),
     Handoff(router.RejectionRequested, "router", (router.CaseRejected, router.CommandRefused), True),
@@ -222,6 +239,7 @@ HANDOFFS: tuple[Handoff, ...] = (
     ),
     Handoff(resolver.CaseReturned, "router", _ROUTED, True),
     Handoff(resolver.CaseTransferred, "router", _ROUTED, True),
+    Handoff(resolver.CaseWithdrawn, "router", (router.RulingLapsed,), True),
     Handoff(
         resolver.CaseDelivered,
         "department",
@@ -290,10 +308,11 @@ TERMINAL: tuple[type[Body], ...] = (
     intake.CallbackExhausted,
     intake.CallbackCancelled,
     intake.CommandRefused,
-    router.CaseParked,
+    router.RulingLapsed,
     router.TriageOverdue,
     router.CommandRefused,
     resolver.CaseAssigned,
+    resolver.CaseShared,
     resolver.CaseAccepted,
     resolver.CaseProgressed,
     resolver.CasePaused,

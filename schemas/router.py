@@ -14,11 +14,13 @@ ACTIVATIONS = "router.activations"
 
 
 class RuleUsed(Body):
-    """Why this department: the ruleset and the rule that matched."""
+    """Why this department: the ruleset and the rule that matched; of a ruling, who ruled and why."""
 
     ruleset: Code
     rule: Code
     stage: Literal["hold", "safety", "rule", "model", "triage", "ruling"]
+    by: Code | None = None
+    reason: Line = ""
 
 
 class Matched(Body):
@@ -104,6 +106,14 @@ class CaseRouted(Body):
     case: Case
     explanation: Explanation | None = None
     assisting: tuple[Code, ...] = ()
+
+
+@message("router.ruling-lapsed", topic=CASES)
+class RulingLapsed(Body):
+    """A case that waited for a ruling needs none any more."""
+
+    case_id: UUID
+    reason: Code
 
 
 @message("router.triage-overdue", topic=CASES)

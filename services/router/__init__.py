@@ -1,9 +1,9 @@
 """Router: give the case to the responsible department.
 
-Reads:    `intake.cases` (recorded), `resolver.cases` (returned, transferred), `feedback.cases`
+Reads:    `intake.cases` (recorded), `resolver.cases` (returned, transferred, withdrawn), `feedback.cases`
           (reopened), `router.commands` (rulings of triage).
-Emits:    `router.case-routed`, `router.case-parked`, `router.case-rejected`, `router.triage-overdue`,
-          `router.command-refused`.
+Emits:    `router.case-routed`, `router.case-parked`, `router.case-rejected`, `router.ruling-lapsed`,
+          `router.triage-overdue`, `router.command-refused`.
 Promises: every case that asks for a department gets exactly one answer at once, whatever is missing; what
           neither a rule nor a sure classifier knows goes to triage, a department with its own queue;
           departments that disagree get a ruling, and who waits for one is never forgotten.

@@ -24,6 +24,7 @@ STAGE = Stage(
         router.CaseRouted,
         router.CaseParked,
         router.CaseRejected,
+        router.RulingLapsed,
         router.TriageOverdue,
         router.CommandRefused,
     ),

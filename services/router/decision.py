@@ -27,6 +27,7 @@ from services.router.rules import decide as rule
 
 Stage: TypeAlias = Literal["hold", "safety", "rule", "model", "triage", "ruling"]
 SHOWN, WIDEST = 3, 40
+RULESET_UNAVAILABLE = "ruleset_unavailable"
 AUDITED = 50
 """Of so many cases that the classifier would route, a person judges one without seeing what it said."""
 
@@ -67,7 +68,6 @@ class Read:
     shadow: Scored | None = None
     degraded: str | None = None
     follows: str | None = None
-    repeat: int | None = None
 
 
 NOTHING_READ = Read()
@@ -75,13 +75,17 @@ NOTHING_READ = Read()
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What decisions are taken with: the rules, the departments, and where the classifier may not decide."""
+    """What decisions are taken with: the rules, the departments, and where the classifier may not decide.
+
+    `degraded` says that these are not the rules that somebody has put in force.
+    """
 
     ruleset: Ruleset = field(default_factory=lambda: Ruleset(ruleset="empty", rules=()))
     departments: Departments | None = None
     restricted: frozenset[str] = frozenset()
     normaliser: int = 0
     audits: bool = True
+    degraded: str | None = None
 
     @property
     def shut(self) -> frozenset[str]:
@@ -123,7 +127,7 @@ def decide(
     excluded: AbstractSet[str] = frozenset(),
 ) -> Choice:
     """Choose the department of a case that nobody has assigned; `excluded` are those that gave it back."""
-    view = view_of(case, ZoneInfo(desk.ruleset.zone), text=read.text, repeat=read.repeat)
+    view = view_of(case, ZoneInfo(desk.ruleset.zone), text=read.text)
     ruled = rule(view, desk.ruleset, excluded | desk.shut)
     verdict = _judge(case, read, ruled, desk, now)
     shadow = _verdict(case, read.shadow, ruled, desk, now) if read.shadow else None
@@ -231,7 +235,7 @@ def _explain(
         # What decides nothing need not be taken apart: the explanation stays small.
         shadow=_said(replace(read.shadow, evidence=()), shadow) if read.shadow and shadow else None,
         abstained=verdict.abstained,
-        degraded=read.degraded,
+        degraded=read.degraded or desk.degraded,
         audit=verdict.audit,
         departments_sha256=desk.departments.sha256 if desk.departments else None,
         restricted=tuple(sorted(desk.restricted)),
@@ -275,7 +279,7 @@ def input_sha256(case: Case, read: Read, excluded: AbstractSet[str]) -> str:
         "recorded_at": case.recorded_at.isoformat(),
         "text": read.text,
         "follows": read.follows,
-        "repeat": read.repeat,
+        "repeat": None,  # what older decisions digested
         "excluded": sorted(excluded),
     }
     return sha256(json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()).hexdigest()

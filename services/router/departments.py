@@ -6,7 +6,7 @@ from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, PlainSerializer, field_validator, model_validator
@@ -69,6 +69,14 @@ class Profile(Part):
     resolve_within: timedelta | None = Field(default=None, gt=timedelta())
     takes: bool = Field(default=True, strict=True)
 
+    @field_validator("accept_within", "resolve_within", mode="before")
+    @classmethod
+    def _iso(cls, value: object) -> object:
+        """Refuse a bare number, which would count as seconds."""
+        if isinstance(value, timedelta | None) or str(value).startswith("P"):
+            return value
+        raise ValueError(f"{value!r} is no ISO 8601 duration; write PT30M, or P1D")
+
 
 Closed = Literal["takes_none", "language_not_spoken", "outside_hours"]
 """Why the classifier may not give a department a case now."""
@@ -112,7 +120,7 @@ class Departments(Part):
 
     def __getitem__(self, code: str) -> Profile:
         """Give a department's profile; raises KeyError for an unknown one."""
-        return self.departments[cast("Department", code)]
+        return self.departments[code]
 
     @cached_property
     def canonical(self) -> str:

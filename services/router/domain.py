@@ -12,7 +12,7 @@ from schemas.case import Attempt, Case, Severity
 from schemas.envelope import Body, Code, Moment
 from schemas.feedback import CaseReopened
 from schemas.intake import CaseRecorded
-from schemas.resolver import CaseReturned, CaseTransferred
+from schemas.resolver import CaseReturned, CaseTransferred, CaseWithdrawn
 from schemas.router import (
     AssignmentRequested,
     CaseParked,
@@ -21,6 +21,7 @@ from schemas.router import (
     Explanation,
     RejectionRequested,
     RuleUsed,
+    RulingLapsed,
     TimerFired,
     TriageOverdue,
 )
@@ -28,15 +29,17 @@ from schemas.topics import DEPARTMENTS
 from services.router.decision import NOTHING_READ, Choice, Desk, Read, Stage, decide, hold
 from services.router.rules import TRIAGE
 
-Phase = Literal["routed", "parked", "rejected"]
+Phase = Literal["routed", "parked", "rejected", "withdrawn"]
 RULING = "ruling"
+RARELY = timedelta(days=1)
+"""No further apart are the reminders of a case that waits for a ruling."""
 MISROUTED = frozenset({"not_ours", "misrouted"})
 """Reasons with which a department says that the router was wrong; any other move is no lesson for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules and scores to decide with, the departments' times, and how often a case may be handed back.
+    """The rules and scores to decide with, the departments' times, how often a case may be handed back or on.
 
     `read` is what was read of the cases of this batch, by case.
     """
@@ -46,8 +49,8 @@ class Policy:
     triage_within: timedelta = timedelta(minutes=10)
     resolve_within: timedelta = timedelta(days=5)
     urgent_within: timedelta = timedelta(days=1)
-    moves_before_ruling: int = 2
-    most_reminders: int = 3
+    returns_before_ruling: int = 2
+    moves_before_ruling: int = 4
     read: Mapping[UUID, Read] = field(default_factory=dict)
 
 
@@ -60,7 +63,11 @@ class Label(Body):
 
 
 class Routing(Body):
-    """What the router knows of one case; `routed_by_model` stays true once the classifier has decided."""
+    """What the router knows of one case.
+
+    `moves`: so often departments (not triage) have handed it back or on in this cycle; `returns`: those of
+    them that said it was not theirs. `act_by`: until then somebody must have accepted it, or ruled.
+    """
 
     phase: Phase
     case: Case
@@ -70,7 +77,9 @@ class Routing(Body):
     rule: str | None = None
     attempt_no: int = 0
     moves: int = 0
+    returns: int = 0
     changed_at: Moment | None = None
+    act_by: Moment | None = None
     explanation: Explanation | None = None
     label: Label | None = None
     reminders: int = 0
@@ -129,14 +138,16 @@ def _moved(
     case = body.case.model_copy(update={"attempts": (*body.case.attempts, attempt)})
     proposed = body.proposed_department
     known = proposed in DEPARTMENTS and proposed != body.department
+    by_department = body.department != TRIAGE
     base = state.model_copy(
         update={
             "case": case,
-            "moves": state.moves + (0 if body.department == TRIAGE else 1),
+            "moves": state.moves + by_department,
+            "returns": state.returns + (by_department and (ended == "returned" or body.reason in MISROUTED)),
             "label": (_lesson(body, proposed, now) if known else None) or state.label,
         }
     )
-    if base.moves > policy.moves_before_ruling:
+    if base.returns >= policy.returns_before_ruling or base.moves >= policy.moves_before_ruling:
         return _park(base, "too_many_returns", now, policy)
     if known:
         return _keep(event, base, proposed, "hold", "proposed_by_department", now, policy)
@@ -157,52 +168,90 @@ def _lesson(body: Any, proposed: str, now: datetime) -> Label | None:
     return None
 
 
+def on_withdrawn(
+    event: Event[CaseWithdrawn], state: Routing | None, now: datetime, policy: Policy
+) -> Outcome:
+    """The customer took the matter back: nobody need decide any more, unless the case is reopened."""
+    if state is None:
+        return Waiting("not_recorded_yet")
+    if event.body.case.cycle < state.case.cycle:
+        return Ignored("earlier_cycle")
+    lapsed = RulingLapsed(case_id=state.case.case_id, reason="withdrawn")
+    said = (lapsed,) if state.phase == "parked" else ()
+    ended = state.model_copy(update={"phase": "withdrawn", "assignment_id": None, "changed_at": now})
+    return Step(ended, said, (Cancel(RULING),))
+
+
 def on_assignment_requested(
     event: Event[AssignmentRequested], state: Routing | None, now: datetime, policy: Policy
 ) -> Outcome:
-    """A person decides who is responsible: for a parked case, or for one that waits in triage."""
+    """A person decides who has a case that is parked, waits in triage, or was not accepted in time.
+
+    The router does not hear of acceptances and results: the resolver lets no routing undo a result.
+    """
     if state is None:
         return Waiting("not_recorded_yet")
-    department = event.body.department
-    if department not in DEPARTMENTS or department == TRIAGE:
-        return Refused("unknown_department", f"{department} is not a department to assign to", state.phase)
-    if not _may_be_ruled(state):
-        return Refused("illegal_in_state", f"the case is with {state.department}", state.phase)
-    audit = state.explanation is not None and state.explanation.audit
-    parked = state.phase == "parked"
-    source: Literal["audit", "ruling", "triage"] = "audit" if audit else "ruling" if parked else "triage"
-    label = Label(department=department, source=source, at=now)
-    base = state.model_copy(update={"label": label})
-    return _keep(event, base, department, "ruling", f"ruling_by_{event.body.by}"[:80], now, policy)
+    body = event.body
+    if body.department not in DEPARTMENTS or body.department == TRIAGE:
+        said = f"{body.department} is not a department to assign to"
+        return Refused("unknown_department", said, state.phase)
+    if state.phase not in ("parked", "routed"):
+        return Refused("illegal_in_state", f"the case is {state.phase}", state.phase)
+    if objection := _still_theirs(state, body.department, now):
+        return Refused("illegal_in_state", objection, state.phase)
+    base = state.model_copy(update={"label": _taught(state, body, now) or state.label})
+    why = f"ruling_by_{body.by}"[:80]
+    return _keep(event, base, body.department, "ruling", why, now, policy, by=body.by, reason=body.reason)
+
+
+def _still_theirs(state: Routing, wanted: str, now: datetime) -> str | None:
+    """Why a case may not be taken from whoever holds it; None: it may."""
+    if state.phase != "routed" or state.department == TRIAGE:
+        return None
+    if state.department == wanted:
+        return f"the case is with {wanted} already"
+    if state.act_by is not None and now < state.act_by:
+        return f"the case is with {state.department}, who has until {state.act_by:%H:%M} UTC to accept it"
+    return None
+
+
+def _taught(state: Routing, body: AssignmentRequested, now: datetime) -> Label | None:
+    """Who decides what nobody else could teaches; who takes a case away, only if it was wrong there."""
+    if state.phase == "parked" or state.department == TRIAGE:
+        audit = state.explanation is not None and state.explanation.audit
+        asked: Literal["ruling", "triage"] = "ruling" if state.phase == "parked" else "triage"
+        return Label(department=body.department, source="audit" if audit else asked, at=now)
+    wrong = body.reason in MISROUTED
+    return Label(department=body.department, source="ruling", at=now) if wrong else None
 
 
 def on_rejection_requested(
     event: Event[RejectionRequested], state: Routing | None, now: datetime, policy: Policy
 ) -> Outcome:
-    """A person rules that the matter is not this bank's."""
+    """A person rules that the matter is not this bank's; whoever holds a case resolves it as rejected."""
     if state is None:
         return Waiting("not_recorded_yet")
     if state.phase != "parked":
-        return Refused("illegal_in_state", f"the case is with {state.department}", state.phase)
+        where = f"with {state.department}, who answers it" if state.phase == "routed" else state.phase
+        return Refused("illegal_in_state", f"the case is {where}", state.phase)
     said = CaseRejected(case_id=state.case.case_id, decision=event.body.decision, case=state.case)
     rejected = state.model_copy(update={"phase": "rejected", "changed_at": now})
     return Step(rejected, (said,), (Cancel(RULING),))
 
 
-def _may_be_ruled(state: Routing) -> bool:
-    return state.phase == "parked" or (state.phase == "routed" and state.department == TRIAGE)
-
-
 def on_timer(event: Event[TimerFired], state: Routing | None, now: datetime, policy: Policy) -> Outcome:
-    """A parked case has waited for a ruling; whoever waits in triage is watched by the resolver's clock."""
+    """A parked case has waited for a ruling: say so, and again after twice the time, daily in the end.
+
+    Whoever waits in triage is watched by the resolver's clock.
+    """
     if state is None or state.phase != "parked" or event.body.timer != RULING:
         return Ignored("no_longer_needed")
     level = state.reminders + 1
     said = TriageOverdue(
         case_id=state.case.case_id, waiting_since=state.changed_at or state.case.recorded_at, level=level
     )
-    again = (Timer(RULING, now + policy.triage_within),) if level < policy.most_reminders else ()
-    return Step(state.model_copy(update={"reminders": level}), (said,), again)
+    again = Timer(RULING, now + min(policy.triage_within * 2 ** min(level, 10), RARELY))
+    return Step(state.model_copy(update={"reminders": level}), (said,), (again,))
 
 
 def _route(
@@ -226,13 +275,25 @@ def _keep(
     why: str,
     now: datetime,
     policy: Policy,
+    *,
+    by: str | None = None,
+    reason: str = "",
 ) -> Step:
     read = policy.read.get(base.case.case_id, NOTHING_READ)
     choice = hold(base.case, department, stage, why, read, policy.desk, now, cause=event.uid)
-    return _routed(event, base, choice, now, policy)
+    return _routed(event, base, choice, now, policy, by=by, reason=reason)
 
 
-def _routed(event: Event[Any], base: Routing, choice: Choice, now: datetime, policy: Policy) -> Step:
+def _routed(
+    event: Event[Any],
+    base: Routing,
+    choice: Choice,
+    now: datetime,
+    policy: Policy,
+    *,
+    by: str | None = None,
+    reason: str = "",
+) -> Step:
     case = base.case
     if choice.severity is not case.severity:
         case = case.model_copy(update={"severity": choice.severity})
@@ -243,7 +304,9 @@ def _routed(event: Event[Any], base: Routing, choice: Choice, now: datetime, pol
         assignment_id=assignment_id,
         department=choice.department,
         attempt_no=base.attempt_no + 1,
-        why=RuleUsed(ruleset=policy.desk.ruleset.ruleset, rule=choice.rule, stage=choice.stage),
+        why=RuleUsed(
+            ruleset=policy.desk.ruleset.ruleset, rule=choice.rule, stage=choice.stage, by=by, reason=reason
+        ),
         accept_due=now + accept,
         resolve_due=now + resolve,
         case=case,
@@ -260,6 +323,7 @@ def _routed(event: Event[Any], base: Routing, choice: Choice, now: datetime, pol
             "rule": choice.rule,
             "attempt_no": base.attempt_no + 1,
             "changed_at": now,
+            "act_by": now + accept,
             "explanation": choice.explanation,
             "reminders": 0,
         }
@@ -280,16 +344,16 @@ def _times(department: str, case: Case, policy: Policy) -> tuple[timedelta, time
 
 def _park(base: Routing, reason: str, now: datetime, policy: Policy) -> Step:
     said = CaseParked(case_id=base.case.case_id, reason=reason, case=base.case)
-    parked = base.model_copy(
-        update={"phase": "parked", "assignment_id": None, "changed_at": now, "reminders": 0}
-    )
-    return Step(parked, (said,), (Timer(RULING, now + policy.triage_within),))
+    due = now + policy.triage_within
+    fields = {"phase": "parked", "assignment_id": None, "changed_at": now, "act_by": due, "reminders": 0}
+    return Step(base.model_copy(update=fields), (said,), (Timer(RULING, due),))
 
 
 DECISIONS: Decisions = {
     CaseRecorded: on_recorded,
     CaseReturned: on_returned,
     CaseTransferred: on_transferred,
+    CaseWithdrawn: on_withdrawn,
     CaseReopened: on_reopened,
     AssignmentRequested: on_assignment_requested,
     RejectionRequested: on_rejection_requested,

@@ -6,12 +6,12 @@ import asyncio
 import io
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from chassis.clock import monotonic, utc_now
 from chassis.log import get_logger
@@ -19,13 +19,14 @@ from chassis.postgres import Tx
 from chassis.step import Event
 from chassis.vault import ERASED, Vault
 from schemas.case import Case, Personal
+from schemas.resolver import CaseWithdrawn
 from schemas.router import AssignmentRequested
 from services.router import store
 from services.router.classifier.model import MOST_BYTES, BadModel, Model, load_model, load_models
 from services.router.classifier.text import NORMALISER, Language, language_of
-from services.router.decision import UNSUPPORTED, Desk, Read, Scored
+from services.router.decision import RULESET_UNAVAILABLE, UNSUPPORTED, Desk, Read, Scored, decide
 from services.router.domain import Policy
-from services.router.rules import Kept, Ruleset, parse_rules, reload_rules
+from services.router.rules import BadRules, Ruleset, parse_rules
 from services.router.rules.view import text_of
 
 LOOK_EVERY_S = 1.0
@@ -38,7 +39,7 @@ NOBODY = "none"
 class Reading:
     """Keeps what is in force, and reads the cases of each batch with it.
 
-    What cannot be loaded changes nothing: what was in force stays, and `faults` says what and why.
+    What cannot be loaded changes nothing: what was in force before decides, and `faults` says what and why.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Reading:
         self._active: dict[str, Model] = {}
         self._shadow: dict[str, Model] = {}
         self._off: frozenset[str] = frozenset()
+        self._bad_rules: str | None = None
         self._perhaps_not_kept = self._hashes()
         self._looked_at = -LOOK_EVERY_S
         self._log = get_logger(stage="router")
@@ -61,18 +63,28 @@ class Reading:
     async def look_up(self, tx: Tx, events: Sequence[Event[Any]], policy: Policy) -> Policy:
         """Read what the decisions of a batch need."""
         if monotonic() - self._looked_at >= LOOK_EVERY_S:
-            await self._refresh(tx)
-        cases = [case for event in events if (case := getattr(event.body, "case", None)) is not None]
+            await self.refresh(tx)
+        # A withdrawal decides nothing: no words are opened for it, and nothing is scored.
+        asked = [event.body for event in events if not isinstance(event.body, CaseWithdrawn)]
+        cases = [case for body in asked if (case := getattr(body, "case", None)) is not None]
         ruled = [event.key for event in events if isinstance(event.body, AssignmentRequested)]
         if ruled:
             cases = [*await store.cases_of(tx, ruled), *cases]
         if not cases:
             return replace(policy, desk=self._desk)
         await self._vault.ready([case.customer.customer_ref for case in cases])
-        followed = [case.follows for case in cases if case.follows is not None]
-        firsts = await store.departments_of(tx, followed) if followed else {}
-        read = {case.case_id: self._read(case, firsts) for case in cases}
+        followed = {case.follows for case in cases if case.follows is not None}
+        firsts = await store.departments_of(tx, list(followed)) if followed else {}
+        read: dict[UUID, Read] = {}
+        for case in _forerunners_first({case.case_id: case for case in cases}):
+            read[case.case_id] = self._read(case, firsts)
+            if case.case_id in followed and case.case_id not in firsts:
+                firsts[case.case_id] = self._will_have(case, read[case.case_id])
         return replace(policy, desk=self._desk, read=read)
+
+    def _will_have(self, case: Case, read: Read) -> str:
+        """Who gets a case of this very batch: what follows it there must know, as it would a batch later."""
+        return decide(case, read, self._desk, utc_now(), cause=case.case_id).department
 
     def _read(self, case: Case, firsts: Mapping[UUID, str]) -> Read:
         text = self.text_of(case)
@@ -117,10 +129,21 @@ class Reading:
 
     # ------------------------------------------------------------ what is in force
 
-    async def _refresh(self, tx: Tx) -> None:
+    @property
+    def zone(self) -> ZoneInfo:
+        """The zone of the rules in force."""
+        return ZoneInfo(self._desk.ruleset.zone)
+
+    async def refresh(self, tx: Tx) -> None:
+        """Take up what is in force by now; what of it cannot be loaded stands in `faults`."""
         rules, models, restricted = await store.in_force(tx)
-        ruleset = await self._ruleset(tx, rules)
-        self._desk = replace(self._desk, ruleset=ruleset, restricted=restricted, normaliser=NORMALISER)
+        self._desk = replace(
+            self._desk,
+            ruleset=await self._ruleset(tx, rules),
+            restricted=restricted,
+            normaliser=NORMALISER,
+            degraded=RULESET_UNAVAILABLE if "rules" in self.faults else None,
+        )
         wanted = {role: {} for role in ("active", "shadow")}  # type: dict[str, dict[str, str]]
         for (role, language), digest in models.items():
             wanted[role][language] = digest
@@ -169,23 +192,30 @@ class Reading:
 
     async def _ruleset(self, tx: Tx, digest: str | None) -> Ruleset:
         current = self._desk.ruleset
-        at_hand = {None: self._shipped_rules, self._shipped_rules.sha256: self._shipped_rules}
-        at_hand[current.sha256] = current
+        shipped = self._shipped_rules
+        at_hand = {None: shipped, shipped.sha256: shipped, current.sha256: current}
         if digest is None or digest in at_hand:
+            self._bad_rules = None
             self.faults.pop("rules", None)
             return at_hand[digest]
-        document = await store.ruleset(tx, digest)
-        found = reload_rules(partial(parse_rules, document or "", f"ruleset {digest[:12]}"), current)
-        if isinstance(found, Kept):
-            self._fault("rules", str(found.error))
-            return found.ruleset
-        loaded = found.ruleset
-        if loaded.sha256 != digest:
-            self._fault("rules", f"ruleset {digest[:12]}: what is stored has another hash; activate it again")
-            return current
+        loaded = await _stored_rules(tx, digest)
+        if isinstance(loaded, str):
+            instead = current if digest == self._bad_rules else await self._newest_sound(tx, at_hand)
+            self._bad_rules = digest
+            self._fault("rules", f"{loaded}; {instead.ruleset} decides")
+            return instead
+        self._bad_rules = None
         self.faults.pop("rules", None)
         self._log.info("ruleset_in_force", version=loaded.ruleset, sha256=loaded.sha256)
         return loaded
+
+    async def _newest_sound(self, tx: Tx, at_hand: Mapping[str | None, Ruleset]) -> Ruleset:
+        """The rules that were put in force last of those that load, whatever this process has seen."""
+        for digest in await store.activated_rules(tx):
+            found = at_hand.get(digest) or await _stored_rules(tx, digest)
+            if isinstance(found, Ruleset):
+                return found
+        return self._shipped_rules
 
     async def _models(
         self,
@@ -224,6 +254,29 @@ class Reading:
         if self.faults.get(what) != why:
             self._log.error("not_in_force", what=what, why=why)
         self.faults[what] = why
+
+
+def _forerunners_first(cases: Mapping[UUID, Case]) -> Iterable[Case]:
+    """Order the cases of a batch so that none comes before the one that it follows, if that is there."""
+    ordered: dict[UUID, Case] = {}
+    for case in cases.values():
+        chain: dict[UUID, Case] = {}
+        one: Case | None = case
+        while one is not None and one.case_id not in ordered and one.case_id not in chain:
+            chain[one.case_id] = one
+            one = cases.get(one.follows) if one.follows else None
+        ordered.update(reversed(chain.items()))
+    return ordered.values()
+
+
+async def _stored_rules(tx: Tx, digest: str) -> Ruleset | str:
+    """Load rules that were activated, or say why not."""
+    try:
+        found = parse_rules(await store.ruleset(tx, digest) or "", f"ruleset {digest[:12]}")
+    except BadRules as error:
+        return str(error)
+    other = f"ruleset {digest[:12]}: what is stored has another hash; activate it again"
+    return found if found.sha256 == digest else other
 
 
 def scored_by(model: Model, text: str) -> Scored:

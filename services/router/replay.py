@@ -13,7 +13,16 @@ from uuid import UUID
 
 from schemas.case import Case
 from schemas.router import CaseRouted, Explanation
-from services.router.decision import Choice, Desk, Read, Scored, decide, hold, input_sha256
+from services.router.decision import (
+    RULESET_UNAVAILABLE,
+    Choice,
+    Desk,
+    Read,
+    Scored,
+    decide,
+    hold,
+    input_sha256,
+)
 
 FOLLOWED = "follows_earlier_case"
 Gap = Literal[
@@ -77,8 +86,11 @@ def again(
     `desk` has the rules and the departments; the explanation has what else was in force.
     """
     routed, stage = recorded.routed, recorded.routed.why.stage
-    read = Read(text=inputs.text, scored=scored, degraded=degraded, follows=why.follows)
-    then = replace(desk, restricted=frozenset(why.restricted), audits=bool(why.audits))
+    of_rules = degraded if degraded == RULESET_UNAVAILABLE else None
+    of_words = degraded if of_rules is None else None
+    read = Read(text=inputs.text, scored=scored, degraded=of_words, follows=why.follows)
+    restricted = frozenset(why.restricted)
+    then = replace(desk, restricted=restricted, audits=bool(why.audits), degraded=of_rules)
     excluded, cause = frozenset(why.excluded), recorded.cause or UUID(int=0)
     if stage == "ruling" or (stage == "hold" and routed.why.rule != FOLLOWED):
         word = routed.department, stage, routed.why.rule

@@ -99,6 +99,12 @@ async def ruleset(tx: Tx, sha256: str) -> str | None:
     return found
 
 
+async def activated_rules(tx: Tx) -> list[str]:
+    """List the rulesets that were put in force, by hash, the last first."""
+    rows = await tx.fetch("select sha256 from rulesets group by sha256 order by max(activation_id) desc")
+    return [row["sha256"] for row in rows]
+
+
 async def departments(tx: Tx, sha256: str) -> str | None:
     """Read the departments of this hash, with which something was decided."""
     found: str | None = await tx.fetchval(

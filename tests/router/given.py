@@ -317,7 +317,7 @@ async def day(rig, dice, cases):
     ]
     await arrive([recorded(case) for case in incoming[: cases // 2 + 1]])
     await arrive([recorded(case) for case in incoming[cases // 2 + 1 :]])
-    for _ in range(3):
+    for _ in range(4):
         moving = dice.sample(routed(), len(routed()) // 2)
         ends = (dice.choice([returned, transferred]) for _ in moving)
         targets = (dice.choice([None, None, "wealth", "payments", "moon"]) for _ in moving)

@@ -199,6 +199,20 @@ def test_own_times_stand_beside_those_of_the_bank():
             "departments.fraud.accept_within",
             "Input should be less than or equal to 2 hours",
         ),
+        (
+            "PT30M",
+            "30",
+            10,
+            "departments.fraud.accept_within",
+            "30 is no ISO 8601 duration; write PT30M, or P1D",
+        ),
+        (
+            "PT30M",
+            "'0:30'",
+            10,
+            "departments.fraud.accept_within",
+            "'0:30' is no ISO 8601 duration; write PT30M, or P1D",
+        ),
         ("zone: Asia/Shanghai", "zone: Moon", 2, "zone", "'Moon' is no time zone of the IANA database"),
     ],
 )

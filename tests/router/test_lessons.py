@@ -482,10 +482,10 @@ async def test_the_one_before_is_what_decided_before(database, tmp_path):
         async with database.session() as tx:
             return await lessons.before(tx, "en")
 
-    with pytest.raises(Refused, match="no other model was activated before"):
+    with pytest.raises(Refused, match="no other model has decided before"):
         await before()
     await given(database, "en-1")
-    with pytest.raises(Refused, match="no other model was activated before"):
+    with pytest.raises(Refused, match="no other model has decided before"):
         await before()
     await given(database, "en-2")
     assert await before() == shas[0]

@@ -140,6 +140,33 @@ async def test_rules_are_put_in_force_and_told(hotline, file):
 
 
 @pytest.mark.postgres
+async def test_everybody_sees_which_rules_are_in_force_on_whose_word_and_what_cannot_be_loaded(hotline, file):
+    out, _, code = await hotline("list", app=rules_app)
+    assert ("the installation's own rules do" in out, code) == (True, 0)
+    await hotline("activate", file, *WHY, app=rules_app)
+    good = parse_rules(file.read_text()).sha256
+    async with hotline.database.session() as tx:
+        await tx.execute(
+            "insert into rulesets (version, sha256, document, by, reason) values ('r9', $1, '[', 'eve', 'x')",
+            "9" * 64,
+        )
+    found, code = await hotline.printed("list", app=rules_app)
+    assert [(one["version"], one["sha256"], one["by"], one["state"]) for one in found] == [
+        ("r9", "9" * 64, "eve", "cannot be loaded"),
+        ("r1", good, "ada", "in force"),
+    ]
+    assert code == 1
+    async with hotline.database.session() as tx:
+        await tx.execute("delete from rulesets where version = 'r9'")
+        await tx.execute("update rulesets set document = '['")
+    assert [one["state"] for one in (await hotline.printed("list", app=rules_app))[0]] == ["cannot be loaded"]
+    done, _ = await hotline.printed("activate", file, *WHY, app=rules_app)
+    assert done["changed"], "what is damaged may be activated again"
+    found, code = await hotline.printed("list", app=rules_app)
+    assert ([one["state"] for one in found], code) == (["in force", "before"], 0)
+
+
+@pytest.mark.postgres
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
@@ -195,6 +222,27 @@ async def test_rules_are_rolled_back_by_version_or_hash(hotline, file):
 
 
 # ------------------------------------------------------------ models in force
+
+
+@pytest.mark.postgres
+async def test_after_the_first_activation_the_installations_own_model_is_gone_back_to(hotline, tmp_path):
+    own, other = write_model(tmp_path / "1"), write_model(tmp_path / "2", "2", departments=SWAPPED)
+    for number in (1, 2):
+        await hotline("store", tmp_path / str(number))
+    async with hotline.database.session() as tx:
+        await tx.execute(
+            "insert into first_decisions (case_id, at, language, department, stage, model_sha256, audit)"
+            " values ($1, now() - interval '1 hour', 'en', 'cards', 'model', $2, false)",
+            new_id(),
+            own.sha256,
+        )
+    _, complaint, code = await hotline("rollback", "--language", "en", *WHY)
+    assert (complaint.splitlines()[0], code) == ("hotline: nothing to go back to", 1)
+    await hotline("activate", other.sha256, *WHY)
+    assert (await hotline("rollback", "--language", "en", *WHY))[2] == 0
+    assert (await hotline.in_force())[1] == {("active", "en"): own.sha256}
+    assert (await hotline("rollback", "--language", "en", *WHY))[2] == 0
+    assert (await hotline.in_force())[1] == {("active", "en"): other.sha256}
 
 
 @pytest.mark.postgres

@@ -11,6 +11,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.resolver import CaseWithdrawn
 from services.router import reading as room
 from services.router import store
 from services.router.app import build
@@ -31,7 +32,7 @@ from services.router.reading import (
 )
 from services.router.rules import parse_rules
 from services.router.settings import RouterSettings
-from tests.given import a_case, event, recorded
+from tests.given import DECISION, a_case, event, recorded
 from tests.router.given import RULES, RULES_TEXT, SURE, UNSURE, bundle, sealed_model, words_of
 
 OPEN = datetime(2026, 11, 24, 6, 0, tzinfo=UTC)
@@ -326,9 +327,12 @@ OTHER_RULES = RULES_TEXT.replace('ruleset: "1"', 'ruleset: "2"').replace(
 )
 
 
+async def fee_case(router):
+    return (await router.a_case("about the fee")).model_copy(update={"product": "fee"})
+
+
 async def decided_fee(router, later=0.0):
-    case = (await router.a_case("about the fee")).model_copy(update={"product": "fee"})
-    return (await router.routed(case, later=later)).department
+    return (await router.routed(await fee_case(router), later=later)).department
 
 
 async def test_an_activated_ruleset_decides_within_the_interval_and_not_before(router):
@@ -355,6 +359,47 @@ async def test_a_bad_ruleset_changes_nothing_and_is_named_once(router, document)
     (said,) = router.log.of("not_in_force")
     assert said == {"what": "rules", "why": router.reading.faults["rules"]}
     assert "000000000000" in said["why"]
+
+
+async def test_bad_rules_leave_the_newest_that_load_in_force_whatever_this_process_has_seen(router):
+    await router.rules(OTHER_RULES)
+    await router.rules(RULES_TEXT.replace("department: payments", "department: lending"))
+    await router.rules("rules: nonsense", sha256="1" * 64)
+    await router.rules("", sha256="0" * 64)
+    choice = await router.routed(await fee_case(router))
+    assert (choice.department, choice.explanation.degraded) == ("lending", "ruleset_unavailable")
+    await router.rules(RULES_TEXT)
+    choice = await router.routed(await fee_case(router), later=LOOK_EVERY_S)
+    assert (choice.department, choice.explanation.degraded) == ("payments", None)
+
+
+async def test_rules_that_load_between_two_bad_ones_decide_after_the_second(router):
+    await router.rules("", sha256="0" * 64)
+    assert await decided_fee(router) == "payments"
+    await router.rules(OTHER_RULES)
+    await router.rules("", sha256="1" * 64)
+    assert await decided_fee(router, later=LOOK_EVERY_S) == "wealth"
+
+
+async def test_nothing_is_read_for_a_withdrawal(router):
+    case = await router.a_case("I lost my card")
+    gone = CaseWithdrawn(case_id=case.case_id, decision=DECISION, case=case)
+    async with router.database.transaction() as tx:
+        policy = await router.reading.look_up(tx, [event(gone)], Policy())
+    assert policy.read == {}
+
+
+async def test_where_no_rules_load_those_of_the_installation_decide(router):
+    await router.rules("", sha256="0" * 64)
+    choice = await router.routed(await fee_case(router))
+    assert (choice.department, choice.explanation.degraded) == ("payments", "ruleset_unavailable")
+
+
+async def test_bad_rules_are_no_reason_why_the_classifier_abstains(router):
+    await router.rules("", sha256="0" * 64)
+    choice = await router.routed(await router.a_case("пропала карта"))
+    assert choice.explanation.degraded == "ruleset_unavailable"
+    assert choice.rule != "classifier_unavailable"
 
 
 async def test_a_fault_that_comes_back_is_named_again(router):

@@ -99,12 +99,13 @@ FIELDS = st.fixed_dictionaries(
     }
 )
 DESKS = st.builds(
-    lambda departments, restricted, audits: Desk(
-        RULES, departments, restricted=restricted, audits=audits, normaliser=1
+    lambda departments, restricted, audits, degraded: Desk(
+        RULES, departments, restricted=restricted, audits=audits, normaliser=1, degraded=degraded
     ),
     st.none() | st.sampled_from([SHIPPED, CLOSED]),
     st.frozensets(st.sampled_from(ASSIGNABLE)),
     st.booleans(),
+    st.none() | st.just("ruleset_unavailable"),
 )
 
 

@@ -141,6 +141,14 @@ async def same_in_the_reading_copy(rig):
         }.items() <= {**row, "top": json.loads(row["top"])}.items()
 
 
+async def test_with_a_bad_ruleset_each_decision_says_so(rig, folder):
+    await bad_rules(rig, folder)
+    case = await rig.case(product="fee")
+    await rig.say(message(recorded(case)))
+    assert rig.last(case.case_id).explanation.degraded == "ruleset_unavailable"
+    assert (await rig.rows("select degraded from routings"))[0]["degraded"] == "ruleset_unavailable"
+
+
 async def test_without_a_model_rules_decide_and_people_have_the_rest(rig, folder):
     await missing_model(rig, folder)
     fee, sure = await rig.case(product="fee"), await rig.case(SURE["en"])
@@ -209,6 +217,18 @@ async def test_what_comes_before_its_case_is_decided_when_the_case_comes(rig):
     await rig.say(first)
     assert [body.department for _, body in rig.said(case.case_id)] == ["payments", "wealth"]
     assert [body.code for body in verdicts(rig, late)] == ["illegal_in_state"]
+
+
+@pytest.mark.parametrize("batch", [1, 1000], ids=["apart", "together"])
+async def test_a_case_follows_its_forerunner_even_when_both_come_in_one_batch(rig, batch):
+    fee = await rig.case(product="fee")
+    second = await rig.case(UNSURE["en"], follows=fee.case_id)
+    third = await rig.case(UNSURE["en"], follows=second.case_id)
+    await rig.say(*(message(recorded(case)) for case in (fee, second, third)), batch=batch)
+    for case in (second, third):
+        routed = rig.last(case.case_id)
+        assert (routed.department, routed.why.rule) == ("payments", "follows_earlier_case")
+        assert routed.explanation.follows == "payments"
 
 
 # ------------------------------------------------------------ a person decides
@@ -291,12 +311,11 @@ async def between(rig, *ways):
 
 
 async def test_departments_that_disagree_get_a_ruling(rig):
-    ways = [(returned, "wealth"), (returned, "payments"), (returned, "wealth")]
-    case, holders = await between(rig, *ways)
-    assert holders == ["payments", "wealth", "payments", "parked"]
+    case, holders = await between(rig, (returned, "wealth"), (returned, "payments"))
+    assert holders == ["payments", "wealth", "parked"]
     state = await rig.state(case.case_id)
-    assert (state.phase, state.moves, state.assignment_id) == ("parked", 3, None)
-    assert (state.label.department, state.label.source) == ("wealth", "transfer")
+    assert (state.phase, state.moves, state.assignment_id) == ("parked", 2, None)
+    assert (state.label.department, state.label.source) == ("payments", "transfer")
     await rig.say(message(ruling(case.case_id, "lending")))
     state = await rig.state(case.case_id)
     assert (state.phase, state.department, state.label.source) == ("routed", "lending", "ruling")
@@ -304,16 +323,14 @@ async def test_departments_that_disagree_get_a_ruling(rig):
 
 
 async def test_who_gave_a_case_back_does_not_get_it_by_rule_again(rig):
-    _, holders = await between(rig, (returned, None), (returned, None))
+    _, holders = await between(rig, (returned, None), (transferred, None))
     assert holders == ["payments", "branches", "triage"]
 
 
 async def test_what_triage_passes_on_is_no_disagreement(rig):
     case = await in_triage(rig)
     for to in ("lending", "triage", "wealth", "triage", "cards"):
-        holder = rig.last(case.case_id)
-        move = transferred(holder, to=to) if holder.department == "triage" else returned(holder, to=to)
-        await rig.say(message(move))
+        await rig.say(message(transferred(rig.last(case.case_id), to=to)))
     state = await rig.state(case.case_id)
     assert (state.phase, state.department, state.moves) == ("routed", "cards", 2)
     assert (state.label.department, state.label.source) == ("cards", "triage")
@@ -336,8 +353,7 @@ async def test_a_matter_of_another_bank_is_rejected_only_while_nobody_has_it(rig
     early = message(RejectionRequested(case_id=case.case_id, by="lead", decision=decision))
     await rig.say(early)
     assert verdicts(rig, early)[0].code == "illegal_in_state"
-    for to in ("payments", "wealth"):
-        await rig.say(message(returned(rig.last(case.case_id), to=to)))
+    await rig.say(message(returned(rig.last(case.case_id), to="payments")))
     await rig.say(message(RejectionRequested(case_id=case.case_id, by="lead", decision=decision)))
     assert (await rig.state(case.case_id)).phase == "rejected"
     await same_in_the_reading_copy(rig)
@@ -353,23 +369,23 @@ async def fire(rig):
     await rig.say()
 
 
-async def test_a_parked_case_is_reminded_of_three_times_with_rising_level(database, vault, folder):
+async def test_a_parked_case_is_reminded_of_with_rising_level(database, vault, folder):
     rig = Rig(database, vault, settings_in(folder, triage_within=timedelta(0)))
-    case, _ = await between(rig, (returned, "wealth"), (returned, "payments"), (returned, "wealth"))
+    case, _ = await between(rig, (returned, "wealth"), (returned, "payments"))
     parked = await rig.state(case.case_id)
     for _ in range(5):
         await fire(rig)
     overdue = [body for _, body in rig.said(case.case_id) if isinstance(body, TriageOverdue)]
-    assert [one.level for one in overdue] == [1, 2, 3]
+    assert [one.level for one in overdue] == [1, 2, 3, 4, 5]
     assert {one.waiting_since for one in overdue} == {parked.changed_at}
-    assert (await rig.state(case.case_id)).reminders == 3
+    assert (await rig.state(case.case_id)).reminders == 5
     await rig.say(message(ruling(case.case_id, "lending")))
     assert (await rig.state(case.case_id)).reminders == 0
 
 
 async def test_a_ruling_ends_the_reminders(database, vault, folder):
     rig = Rig(database, vault, settings_in(folder, triage_within=timedelta(0)))
-    case, _ = await between(rig, (returned, "wealth"), (returned, "payments"), (returned, "wealth"))
+    case, _ = await between(rig, (returned, "wealth"), (returned, "payments"))
     await rig.say(message(ruling(case.case_id, "lending")))
     await fire(rig)
     assert [body for _, body in rig.said() if isinstance(body, TriageOverdue)] == []

@@ -2,7 +2,6 @@
 
 import json
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -18,15 +17,12 @@ from services.router.coverage import compare, cover, failures, tried
 from services.router.rules import (
     ASSIGNABLE,
     BadRules,
-    Kept,
-    Loaded,
     Rule,
     Ruleset,
     View,
     decide,
     load_rules,
     parse_rules,
-    reload_rules,
     view_of,
 )
 from services.router.rules.phrases import Phrases, words_of
@@ -353,7 +349,7 @@ def test_fifty_one_terms_are_too_many():
         (term("received_hour", "between", [22, 23]), [22, 23], [21, None]),
         (term("vulnerable", "eq", True), [True], [False]),
         (term("completeness", "lt", 60), [0, 59], [60, None]),
-        (term("repeat", "ne", 0), [1], [0, None]),
+        (term("completeness", "ne", 0), [1], [0, None]),
         (term("queue", "not_in", ["vip"]), ["cards"], ["vip", None]),
         (term("queue", "is_null", True), [None], ["cards"]),
         (term("queue", "is_null", False), ["cards"], [None]),
@@ -486,7 +482,7 @@ def test_a_view_is_taken_from_a_case_with_the_hour_of_the_zone():
             {"department": "cards", "assignment_id": UUID(int=1), "ended": "returned", "reason": "not_ours"}
         ],
     )
-    view = view_of(case, ZoneInfo("Asia/Shanghai"), text="hello", repeat=2)
+    view = view_of(case, ZoneInfo("Asia/Shanghai"), text="hello")
     assert view == View(
         category="complaint",
         product="credit_card",
@@ -499,7 +495,6 @@ def test_a_view_is_taken_from_a_case_with_the_hour_of_the_zone():
         cycle=1,
         attempts=1,
         completeness=80,
-        repeat=2,
         received_hour=1,
         text="hello",
     )
@@ -530,22 +525,6 @@ def test_the_hash_is_of_the_rules_not_of_the_layout_nor_of_the_tests():
     assert rules.sha256 == same.sha256
     assert Ruleset.model_validate(json.loads(rules.canonical())).sha256 == rules.sha256
     assert ruleset(one, {**two, "priority": 3}).sha256 != rules.sha256
-
-
-def test_a_good_file_is_loaded_and_a_bad_one_changes_nothing(tmp_path):
-    file = tmp_path / "rules.yaml"
-    file.write_text(a_file())
-    active = ruleset()
-    loaded = reload_rules(partial(load_rules, file), active)
-    assert isinstance(loaded, Loaded)
-    assert [rule.id for rule in loaded.ruleset.rules] == ["one"]
-    file.write_text(a_file(then="{department: moon}"))
-    kept = reload_rules(partial(load_rules, file), loaded.ruleset)
-    assert isinstance(kept, Kept)
-    assert kept.ruleset is loaded.ruleset
-    assert kept.error.faults[0].line == 8
-    file.unlink()
-    assert reload_rules(partial(load_rules, file), active).ruleset is active
 
 
 # ------------------------------------------------------------ the shipped rules

@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from chassis.postgres import Database, migrate, role_of
 from cli import rules as verbs
 from cli.world import Place
-from schemas.case import Case, Customer, Personal
-from services.router.rules import load_rules
+from schemas.case import Case, Customer, Personal, Severity
+from schemas.router import Explanation
+from services.router.domain import Routing
+from services.router.rules import load_rules, parse_rules
 from services.router.settings import RouterSettings
 from tests.given import a_case
 
@@ -261,7 +263,7 @@ async def known(address, prefix, vault, tmp_path) -> list[Case]:
                 "insert into entities (key, version, sequence, updated_at, phase, timers, document)"
                 " values ($1, 1, 1, now(), 'routed', '{}', $2)",
                 str(case.case_id),
-                json.dumps({"case": case.model_dump(mode="json")}),
+                json.dumps({"phase": "routed", "case": case.model_dump(mode="json")}),
             )
     await database.close()
     return cases
@@ -280,6 +282,50 @@ async def test_a_recorded_case_is_explained_with_its_text_unless_the_customer_wa
     assert await explained(known[1]) == ("fees", None, 0)
     _, complaint, code = await asyncio.to_thread(hotline, "explain", str(UUID(int=1)), "--dir", tmp_path)
     assert (complaint.splitlines()[0], code) == ("hotline: no such case", 1)
+
+
+@pytest.mark.postgres
+async def test_a_recorded_case_is_explained_as_it_was_decided(known, address, prefix, file, tmp_path):
+    """By the rules that decided, with the severity before they raised it, without whoever gave it back."""
+    case = known[0].model_copy(update={"severity": Severity.URGENT})
+    decided = RULES.replace("test-1", "then-1").replace("department: cards", "department: wealth")
+    sha256 = parse_rules(decided).sha256
+    why = Explanation(
+        decision_id=case.case_id, ruleset="then-1", ruleset_sha256=sha256, normaliser=1, input_sha256="x",
+        severity=Severity.LOW, excluded=("lending",),
+    )  # fmt: skip
+    database = Database(address.database_url, f"{prefix}_router", role=role_of(f"{prefix}_router"))
+    await database.open()
+    async with database.transaction() as tx:
+        await tx.execute(
+            "update entities set document = $1 where key = $2",
+            Routing(phase="routed", case=case, explanation=why).to_bytes().decode(),
+            str(case.case_id),
+        )
+        await tx.execute(
+            "insert into rulesets (version, sha256, document, by, reason) values ('then-1', $1, $2, 'l', '')",
+            sha256,
+            decided,
+        )
+    await database.close()
+
+    async def explained(*options):
+        return (await asyncio.to_thread(printed, "explain", str(case.case_id), "--dir", tmp_path, *options))[
+            0
+        ]
+
+    found = await explained()
+    assert (found["ruleset"], found["decision"]["department"], found["case"]["severity"]) == (
+        "then-1", "wealth", "low",
+    )  # fmt: skip
+    assert "lending" not in found["decision"]["candidates"]
+    assert (await explained("--exclude", "wealth"))["decision"]["department"] == "payments"
+    assert (await explained("--file", file))["decision"]["department"] == "cards"
+    assert (await explained("--file", "then-1"))["ruleset"] == "then-1"
+    diff, code = await asyncio.to_thread(printed, "diff", "then-1", file, "--dir", tmp_path)
+    assert (diff["changed"], code) == (["lost"], 0)
+    _, complaint, code = await asyncio.to_thread(hotline, "diff", "then-9", file, "--dir", tmp_path)
+    assert (complaint.splitlines()[0], code) == ("hotline: no such ruleset", 1)
 
 
 @pytest.mark.postgres

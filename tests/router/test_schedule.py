@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from chassis.faults import Misconfigured, Transient
 from chassis.postgres import Database, role_of
+from chassis.roots import new_id
 from cli.world import LESSONS, PROCESSES
 from services.router import lessons
 from services.router.classifier import training
-from services.router.learning import score
+from services.router.learning import Lesson, score
 from services.router.lessons import Act, night, runs
 from services.router.lessons.app import ATTEMPTS, LessonMetrics, Schedule
 from services.router.lessons.schedule import daily, every, is_due
@@ -250,15 +251,20 @@ async def test_the_time_of_the_lesson_and_the_interval_are_settings(house):
 
 
 @pytest.mark.postgres
-async def test_rules_that_cannot_be_read_leave_the_zone_as_it_was(house):
+async def test_rules_that_cannot_be_read_leave_the_zone_as_it_was_and_are_shown_until_they_can(house):
     async with house.database.session() as tx:
         await tx.execute(
             "insert into rulesets (version, sha256, document, by, reason) values ('x', 'x', '[', 'x', 'x')"
         )
+    assert shown(house.first, "router_not_in_force", what="rules") == 0
     await house.first.turn()
-    await house.first.turn()
-    assert len(house.first._log.of("zone_unknown")) == 1
     assert (await house.last())["retrain"].slot.hour == 18
+    assert shown(house.first, "router_not_in_force", what="rules") == 1
+    assert shown(house.first, "router_not_in_force", what="model") == 1, "there is no folder of models"
+    async with house.database.transaction() as tx:
+        await lessons.activate_rules(tx, RULES_TEXT, Act("ada", "as before", house.now))
+    await house.first.turn()
+    assert shown(house.first, "router_not_in_force", what="rules") == 0
 
 
 @pytest.mark.postgres
@@ -312,6 +318,34 @@ async def test_a_training_that_should_have_been_and_was_not_is_a_run_that_failed
     assert house.first._log.of("training_failed") == [told, told]
     assert shown(house.first, "router_last_run_failed", task="retrain") == 1
     assert house.ran("retrain") == 0
+
+
+@pytest.mark.postgres
+async def test_whatever_ails_the_training_of_one_language_the_other_has_its_night(house, monkeypatch):
+    nights = []
+
+    def broken(*_):
+        raise ValueError("my card 6222 is gone")
+
+    async def train(_, language, *rest, **__):
+        nights.append(language)
+        return await asyncio.to_thread(night._fitted, language, [lesson()], NOW)
+
+    monkeypatch.setattr(training, "train", broken)
+    monkeypatch.setattr(night, "train", train)
+    await house.first.turn()
+    assert sorted(nights) == ["en", "zh"]
+    told = house.first._log.of("training_failed")
+    assert len(told) == 2
+    assert all(
+        one["why"].startswith("training ended with ValueError in broken, test_schedule.py:") for one in told
+    )
+    assert "6222" not in str(told)
+    assert shown(house.first, "router_last_run_failed", task="retrain") == 1
+
+
+def lesson():
+    return Lesson(new_id(), "about the fee", "payments", "triage", NOW)
 
 
 def trained_while(monkeypatch, house, folder, meanwhile):

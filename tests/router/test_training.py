@@ -68,6 +68,14 @@ def test_small_departments_are_left_out_and_counted():
     assert left_out == {"wealth": 49}
 
 
+@pytest.mark.parametrize(("kinds", "enough_of_them"), [(1, False), (4, False), (5, True)])
+def test_copies_of_a_few_texts_are_not_enough_to_judge_a_department_by(kinds, enough_of_them):
+    labels = ["wealth"] * 80 + ["cards"] * 500 + ["lending"] * 500
+    groups = [f"wealth {at % kinds}" for at in range(80)] + [str(at) for at in range(1_000)]
+    kept, left_out = enough(labels, groups=groups)
+    assert (len(kept), left_out) == ((1_080, {}) if enough_of_them else (1_000, {"wealth": 80}))
+
+
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 700)))
 def test_what_is_enough_is_kept_whole(counts):
     labels = [name for name, count in counts.items() for _ in range(count)]

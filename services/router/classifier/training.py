@@ -99,7 +99,7 @@ def train(
     ModuleNotFoundError without scikit-learn. The same input gives the same bytes on one machine.
     """
     _need_scikit_learn()
-    kept, left_out = enough(labels, least)
+    kept, left_out = enough(labels, least, groups)
     departments = sorted({labels[at] for at in kept})
     target = np.array([departments.index(labels[at]) for at in kept])
     owners = [groups[at] for at in kept] if groups is not None else None
@@ -138,20 +138,24 @@ def train(
     return Trained(model, files)
 
 
-def enough(labels: Sequence[str], least: int = LEAST_OF_DEPARTMENT) -> tuple[list[int], dict[str, int]]:
+def enough(
+    labels: Sequence[str], least: int = LEAST_OF_DEPARTMENT, groups: Sequence[str] | None = None
+) -> tuple[list[int], dict[str, int]]:
     """Choose the texts of departments with at least `least`: their places, and the counts of those left out.
 
+    They must be of as many groups as there are folds: what is judged on must not have been learned from.
     TooFewLabels when that leaves fewer than 1,000 texts or fewer than two departments.
     """
     counts = Counter(labels)
-    left_out = {name: count for name, count in sorted(counts.items()) if count < least}
+    apart = Counter(label for label, _ in set(zip(labels, groups or range(len(labels)), strict=True)))
+    left_out = {name: count for name, count in sorted(counts.items()) if count < least or apart[name] < FOLDS}
     kept = [at for at, label in enumerate(labels) if label not in left_out]
     departments = len(counts) - len(left_out)
     if len(kept) < LEAST_LABELS or departments < 2:
         per_department = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         raise TooFewLabels(
             f"{len(kept):,} usable labels in {departments} departments ({per_department}): it takes"
-            f" {LEAST_LABELS:,} in all, from at least two departments with {least} each;"
+            f" {LEAST_LABELS:,} in all, from at least two departments with {least} each, {FOLDS} unlike;"
             " leave routing to rules and triage until more have been corrected"
         )
     return kept, left_out

@@ -75,8 +75,12 @@ async def activate_rules(tx: Tx, document: str, act: Act) -> tuple[Ruleset, bool
         raise Refused("rules not activated", str(error), "hotline rules check FILE") from None
     await tx.execute("lock table rulesets in share row exclusive mode")
     await _refuse_reused(tx, ruleset)
-    newest = await tx.fetchval("select sha256 from rulesets order by activation_id desc limit 1")
-    if newest == ruleset.sha256:
+    newest = await tx.fetchrow("select sha256, document from rulesets order by activation_id desc limit 1")
+    if (
+        newest is not None
+        and newest["sha256"] == ruleset.sha256
+        and _reads_as(newest["document"], ruleset.sha256)
+    ):
         return ruleset, False
     await tx.execute(
         "insert into rulesets (version, sha256, document, by, reason, activated_at)"
@@ -93,6 +97,14 @@ async def activate_rules(tx: Tx, document: str, act: Act) -> tuple[Ruleset, bool
     return ruleset, True
 
 
+def _reads_as(document: str, sha256: str) -> bool:
+    """Whether what is stored are these rules still: what was damaged may be activated again."""
+    try:
+        return parse_rules(document).sha256 == sha256
+    except BadRules:
+        return False
+
+
 async def _refuse_reused(tx: Tx, ruleset: Ruleset) -> None:
     other = await tx.fetchval(
         "select sha256 from rulesets where version = $1 and sha256 <> $2 limit 1",
@@ -105,6 +117,40 @@ async def _refuse_reused(tx: Tx, ruleset: Ruleset) -> None:
             f"version {ruleset.ruleset} stands for other rules already (sha256 {other[:12]}…)",
             "raise `ruleset` in the file: decisions name their rules by it",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ActivatedRules:
+    """Rules that were put in force, on whose word and why, and what they are now.
+
+    `state`: the newest that load are `in force`; what is newer and does not load cannot be.
+    """
+
+    version: str
+    sha256: str
+    by: str
+    reason: str
+    activated_at: datetime
+    state: Literal["in force", "cannot be loaded", "before"]
+
+
+async def activated_rules(tx: Tx, most: int) -> list[ActivatedRules]:
+    """List what was put in force, the last first."""
+    rows = await tx.fetch(
+        "select version, sha256, by, reason, activated_at, document from rulesets"
+        " order by activation_id desc limit $1",
+        most,
+    )
+    found = list[ActivatedRules]()
+    state: Literal["in force", "cannot be loaded", "before"] = "cannot be loaded"
+    for row in rows:
+        about = {name: value for name, value in row.items() if name != "document"}
+        if state == "in force":
+            state = "before"
+        elif state == "cannot be loaded" and _reads_as(row["document"], row["sha256"]):
+            state = "in force"
+        found.append(ActivatedRules(**about, state=state))
+    return found
 
 
 async def rules_named(tx: Tx, asked: str) -> str:
@@ -280,19 +326,26 @@ async def _give(tx: Tx, role: Role, language: str, version: str, sha256: str, ac
 
 
 async def before(tx: Tx, language: str) -> str:
-    """Name the hash of what decided before what decides now; Refused when nothing did."""
+    """Name the hash of what decided before what decides now; Refused when nothing did.
+
+    Before the first activation that is the installation's own model, if it has said anything.
+    """
     found: str | None = await tx.fetchval(
-        "with history as (select activation_id, sha256 from model_activations"
-        " where role = 'active' and language = $1)"
-        " select sha256 from history where sha256 <>"
-        " (select sha256 from history order by activation_id desc limit 1)"
+        "with history as (select activation_id, sha256, activated_at from model_activations"
+        " where role = 'active' and language = $1),"
+        " now as (select sha256 from history order by activation_id desc limit 1),"
+        " own as (select sha256 from first_decisions join models on sha256 = model_sha256"
+        " and models.language = $1 where at < (select min(activated_at) from history)"
+        " order by at desc limit 1),"
+        " every as (select activation_id, sha256 from history union all select 0, sha256 from own)"
+        " select sha256 from every where sha256 <> (select sha256 from now)"
         " order by activation_id desc limit 1",
         language,
     )
     if found is None:
         raise Refused(
             "nothing to go back to",
-            f"for {language} no other model was activated before",
+            f"for {language} no other model has decided before",
             "hotline model store FOLDER of the installation's models, then hotline model activate",
         )
     return found

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
-from zoneinfo import ZoneInfo
 
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -19,14 +18,16 @@ from chassis.log import get_logger
 from chassis.postgres import Database, role_of
 from chassis.process import run_process, stop_on_signals, until_stopped, until_there
 from chassis.vault import SCHEMA, FileKey, Vault
-from services.router import lessons, store
+from services.router import lessons
+from services.router.decision import Desk
 from services.router.learning import LIMITS
 from services.router.lessons import Act, runs
 from services.router.lessons.night import Night, NotTrained, Trained, nights
 from services.router.lessons.runs import Clock, Job, Run
 from services.router.lessons.schedule import daily, every, is_due
 from services.router.lessons.settings import LessonSettings
-from services.router.rules import BadRules, load_rules, parse_rules
+from services.router.reading import Reading, load_shipped
+from services.router.rules import BadRules, load_rules
 
 LOOK_EVERY_S = 5.0
 ATTEMPTS = 8
@@ -51,6 +52,18 @@ class LessonMetrics:
             "router_last_run_timestamp_seconds", "When a job was last done", ["task"], registry=of
         )
         self._failed = Gauge("router_last_run_failed", "1 when its last run failed", ["task"], registry=of)
+        self._not_in_force = Gauge(
+            "router_not_in_force", "1 while this is activated and cannot be loaded", ["what"], registry=of
+        )
+        self._named = {"rules"}
+        self.not_in_force({})
+
+    def not_in_force(self, faults: Iterable[str]) -> None:
+        """Show what cannot be loaded, and what can be again."""
+        faulty = set(faults)
+        self._named |= faulty
+        for what in self._named:
+            self._not_in_force.labels(what).set(what in faulty)
 
     def show(self, done: dict[Job, Run], restricted: int) -> None:
         """Show these; what no job has found yet is absent."""
@@ -90,10 +103,10 @@ class Schedule:
         self._database, self._vault, self._settings = database, vault, settings
         self._metrics, self._clock = metrics, clock
         try:
-            self._zone = self._shipped_zone = ZoneInfo(load_rules(settings.rules_file).zone)
+            rules = load_rules(settings.rules_file)
         except BadRules as error:
             raise Misconfigured(str(error)) from None
-        self._zone_of: str | None = None
+        self._reading = Reading(vault, Desk(rules), load_shipped(settings.models))
         self._not_trained: dict[str, str] = {}
         self._attempts: defaultdict[Job, _Attempts] = defaultdict(_Attempts)
         self._log = get_logger(part="lessons")
@@ -102,10 +115,11 @@ class Schedule:
         """Do what is due now, then show the last runs; raises what ails the database, not what ails a job."""
         async with self._database.session() as tx:
             now = await self._clock(tx)
+            # As the router does with the next case: but nobody knows when that comes.
+            await self._reading.refresh(tx)
+        self._metrics.not_in_force(self._reading.faults)
         await self._once("watch", every(self._settings.watch_every, now), self._watch)
-        await self._once(
-            "retrain", daily(self._settings.retrain_at, await self._zone_now(), now), self._learn
-        )
+        await self._once("retrain", daily(self._settings.retrain_at, self._reading.zone, now), self._learn)
         async with self._database.session() as tx:
             self._metrics.show(await runs.last(tx), len(await lessons.restrictions(tx)))
 
@@ -151,20 +165,6 @@ class Schedule:
         async with self._database.session() as tx:
             done = (await runs.last(tx)).get(job)
             return is_due(slot, done.slot if done else None, await self._clock(tx))
-
-    async def _zone_now(self) -> ZoneInfo:
-        """The zone of the rules in force; of rules that cannot be read, the one before."""
-        async with self._database.session() as tx:
-            digest, _, _ = await store.in_force(tx)
-            if digest is None:
-                return self._shipped_zone
-            if digest != self._zone_of:
-                try:
-                    self._zone = ZoneInfo(parse_rules(await store.ruleset(tx, digest) or "").zone)
-                except BadRules as error:
-                    self._log.warning("zone_unknown", why=str(error))
-                self._zone_of = digest
-        return self._zone
 
     # ------------------------------------------------------------ the jobs
 

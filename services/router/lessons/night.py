@@ -5,6 +5,7 @@ scikit-learn (`pip install hotline[train]`), judging does not.
 """
 
 import asyncio
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -29,6 +30,7 @@ LISTED = 20
 """So many stored models are asked whether they have learnt from the same lessons."""
 _TRIAGE = "hotline triage list: each decision there is a lesson"
 _TRAIN = "pip install hotline[train]"
+_BUG = "tell the router's developers: docs/runbook/LessonsStopped.md"
 _MEANWHILE = "somebody has activated another model meanwhile"
 
 Progress: TypeAlias = Callable[[str], None]
@@ -237,21 +239,36 @@ async def train(
     learn, held_out = split(found)
     if len(learn) < least:
         return NotTrained(f"{len(learn):,} lessons to learn from, {least:,} are demanded", _TRIAGE)
+    progress(f"{language}: learning from {len(learn):,} lessons, {len(held_out):,} held out")
+    trained = await asyncio.to_thread(_fitted, language, learn, now)
+    if isinstance(trained, NotTrained):
+        return trained
     try:
-        progress(f"{language}: learning from {len(learn):,} lessons, {len(held_out):,} held out")
-        trained = await asyncio.to_thread(_fit, language, learn, now)
         with TemporaryDirectory() as here:
             place = out / language if out else Path(here)
             save_model(trained.files, place)
             async with database.transaction() as tx:
                 model, _ = await lessons.store_model(tx, place, now)
+    except Refused as refused:
+        return NotTrained(refused.why, _TRIAGE, failed=True)
+    return Trained(model, len(learn), await _scored(model, held_out))
+
+
+def _fitted(language: Language, learn: Sequence[Lesson], now: datetime) -> training.Trained | NotTrained:
+    """Fit a model, or say why not: whatever ails one language, the other has its night."""
+    try:
+        return _fit(language, learn, now)
     except training.TooFewLabels as error:
         return NotTrained(str(error), _TRIAGE)
     except ModuleNotFoundError as error:
         return NotTrained(str(error), _TRAIN, failed=True, installed=False)
     except Refused as refused:
         return NotTrained(refused.why, _TRIAGE, failed=True)
-    return Trained(model, len(learn), await _scored(model, held_out))
+    except Exception as error:
+        # What a library says may quote the texts: only what it was, and where.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{type(error).__name__} in {frame.name}, {Path(frame.filename).name}:{frame.lineno}"
+        return NotTrained(f"training ended with {where}", _BUG, failed=True)
 
 
 def _fit(language: Language, learn: Sequence[Lesson], now: datetime) -> training.Trained:

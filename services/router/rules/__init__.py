@@ -7,12 +7,12 @@ between which the classifier chooses. Nothing that an operator writes is evaluat
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import (
     Discriminator,
@@ -27,22 +27,26 @@ from pydantic import (
 from chassis.wallclock import ZoneName
 from schemas.case import Severity
 from schemas.envelope import Code, Line
+from schemas.topics import DEPARTMENTS
 from services.router.rules.conditions import Condition, Matched, Term, Test, compiled, depth, terms, trace
 from services.router.rules.phrases import Phrases
 from services.router.rules.sheet import BadSheet, Fault, Part, Place, read_file, read_sheet, refuse
 from services.router.rules.view import SEVERITIES, View, meant, view_of
 
 __all__ = [
-    "ASSIGNABLE", "TRIAGE", "BadRules", "Department", "Fault", "Kept", "Loaded", "Matched", "Named",
-    "Narrowing", "Reload", "Rule", "RuleTest", "Ruled", "Ruleset", "Veto", "View", "decide",
-    "load_rules", "parse_rules", "reload_rules", "view_of",
+    "ASSIGNABLE", "TRIAGE", "BadRules", "Department", "Fault", "Matched", "Named", "Narrowing", "Rule",
+    "RuleTest", "Ruled", "Ruleset", "Veto", "View", "decide", "load_rules", "parse_rules", "view_of",
 ]  # fmt: skip
 
 TRIAGE: Final = "triage"
-Assignable = Literal["cards", "fraud", "digital", "lending", "payments", "branches", "wealth"]
+ASSIGNABLE: tuple[str, ...] = tuple(code for code in DEPARTMENTS if code != TRIAGE)
 """The departments between which there is a choice; triage has what none of them may have."""
-Department = Literal["cards", "fraud", "digital", "lending", "payments", "branches", "wealth", "triage"]
-ASSIGNABLE: tuple[str, ...] = get_args(Assignable)
+if TYPE_CHECKING:
+    Assignable: TypeAlias = str
+    Department: TypeAlias = str
+else:
+    # Departments are data: whatever is no department is refused when it is read.
+    Assignable, Department = Literal[ASSIGNABLE], Literal[DEPARTMENTS]
 
 MOST_RULES, MOST_TERMS, DEEPEST = 1000, 50, 4
 LAST_SAFETY, LAST_EXPLICIT = 99, 899
@@ -346,29 +350,3 @@ def parse_rules(text: str, source: str = "rules") -> Ruleset:
 def load_rules(path: Path) -> Ruleset:
     """Read a rules file; raises BadRules with every fault, its line and its reason."""
     return parse_rules(read_file(path, BadRules), str(path))
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What the file says is in force."""
-
-    ruleset: Ruleset
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The file may not be used; what was in force stays."""
-
-    ruleset: Ruleset
-    error: BadRules
-
-
-Reload: TypeAlias = Loaded | Kept
-
-
-def reload_rules(read: Callable[[], Ruleset], active: Ruleset) -> Reload:
-    """Read rules again, from wherever; bad ones change nothing."""
-    try:
-        return Loaded(read())
-    except BadRules as error:
-        return Kept(active, error)

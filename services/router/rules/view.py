@@ -35,8 +35,8 @@ def _among(words: tuple[str, ...], value: str) -> str:
 class View(BaseModel):
     """What rules see of a case; None: not known.
 
-    `text`: the customer's words, searched for phrases and never quoted; `repeat`: how many contacts there
-    were about it before; `completeness`: 0 … 100; `received_hour`: 0 … 23, in the zone of the rules.
+    `text`: the customer's words, searched for phrases and never quoted; `completeness`: 0 … 100;
+    `received_hour`: 0 … 23, in the zone of the rules.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -52,7 +52,6 @@ class View(BaseModel):
     cycle: Annotated[int, Field(ge=1)] = 1
     attempts: Annotated[int, Field(ge=0)] = 0
     completeness: Annotated[int, Field(ge=0, le=100)] | None = None
-    repeat: Annotated[int, Field(ge=0)] | None = None
     received_hour: Annotated[int, Field(ge=0, le=23)] | None = None
     text: str | None = None
 
@@ -77,15 +76,14 @@ OPERATORS: Mapping[str, tuple[Operator, ...]] = {
     "cycle": (*_SAME, *_ORDER),
     "attempts": (*_SAME, *_ORDER),
     "completeness": (*_SAME, *_ORDER, "is_null"),
-    "repeat": (*_SAME, *_ORDER, "is_null"),
     "received_hour": (*_SAME, *_ORDER, "is_null"),
     "text": ("contains_any", "is_null"),
 }
 """What may be asked of each field of a view."""
 
 
-def view_of(case: Case, zone: ZoneInfo, *, text: str | None = None, repeat: int | None = None) -> View:
-    """Take from a case what rules may see; the opened text and the repeats come from elsewhere."""
+def view_of(case: Case, zone: ZoneInfo, *, text: str | None = None) -> View:
+    """Take from a case what rules may see; the opened text comes from elsewhere."""
     # Nothing is checked again: a case was checked when it was read, and this is done for each decision.
     return View.model_construct(
         category=case.category.value,
@@ -99,7 +97,6 @@ def view_of(case: Case, zone: ZoneInfo, *, text: str | None = None, repeat: int 
         cycle=case.cycle,
         attempts=len(case.attempts),
         completeness=case.completeness.score if case.completeness else None,
-        repeat=repeat,
         received_hour=case.recorded_at.astimezone(zone).hour,
         text=text,
     )
