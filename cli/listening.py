@@ -11,10 +11,11 @@ from datetime import datetime
 from hashlib import file_digest
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chassis.faults import insist
 from cli import show
+from cli.needs import NEEDS, Need
 from schemas import telephony
 from schemas.envelope import BY_BODY, Body
 from services.intake.sources.ami import Block
@@ -29,50 +30,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 200
 TAIL = 1 << 20
-
-
-class Need(NamedTuple):
-    """What a PBX must say, by the manager's event and by the log's verbs, and the line that adds it."""
-
-    event: str
-    verbs: tuple[str, ...]
-    kind: type[Body]
-    is_needed: bool
-    where: str
-    fix: str
-
-
-_ENDS = ("COMPLETECALLER", "COMPLETEAGENT", "BLINDTRANSFER", "ATTENDEDTRANSFER")
-_LEAVES = ("ABANDON", "EXITWITHTIMEOUT", "EXITWITHKEY", "EXITEMPTY", "WITHDRAW")
-_USER, _READ = "manager.conf, in the user's section", "read = system,call,agent,user"
-NEEDS = (
-    Need(
-        "UserEvent IvrIdentified", (), telephony.CallOffered, True,
-        "extensions.conf, as soon as the caller is known",
-        "UserEvent(IvrIdentified)",
-    ),
-    Need("QueueCallerJoin", ("ENTERQUEUE",), telephony.CallQueued, True, _USER, _READ),
-    Need("AgentConnect", ("CONNECT",), telephony.CallAnswered, True, _USER, _READ),
-    Need("AgentComplete", _ENDS, telephony.TalkEnded, True, _USER, _READ),
-    Need("QueueCallerLeave", _LEAVES, telephony.QueueLeft, True, _USER, _READ),
-    Need("Hangup", (), telephony.CallEnded, True, _USER, _READ),
-    Need(
-        "UserEvent QueueRefused", (), telephony.CallRefused, True,
-        "extensions.conf, after each Queue()",
-        "UserEvent(QueueRefused,Queue: ${QUEUE},Status: ${QUEUESTATUS})",
-    ),
-    Need(
-        "UserEvent CallbackRequested", (), telephony.CallbackRequested, False,
-        "extensions.conf, where the caller chooses to be called back",
-        "UserEvent(CallbackRequested,Queue: ${QUEUE},Number: ${CALLERID(num)})",
-    ),
-    Need(
-        "UserEvent SurveyAnswer", (), telephony.SurveyAnswered, False,
-        "extensions.conf, after the Read() of the answer (QUEUESTATUS is CONTINUE there)",
-        "UserEvent(SurveyAnswer,Queue: ${QUEUE},Score: ${SCORE},Status: ${READSTATUS})",
-    ),
-)  # fmt: skip
-"""The events of Asterisk that the pipeline lives on."""
 
 # ---------------------------------------------------------------- replay
 
@@ -261,35 +218,39 @@ class Findings:
 
 
 def event_name(block: Block) -> str:
-    """Name an event as `NEEDS` does."""
+    """Name an event of the manager as `NEEDS` does."""
     name = block.get("Event", "")
     return f"UserEvent {block.get('UserEvent', '')}" if name == "UserEvent" else name
 
 
 def judged(source: str, findings: Findings) -> dict[str, Any]:
     """Give the verdict on a PBX: fine when every needed event was seen, or stands in the dialplan."""
-    rows = [
-        {
-            "event": need.event,
-            "means": BY_BODY[need.kind].name,
-            "needed": need.is_needed,
-            "seen": findings.seen(need),
-            "verdict": findings.verdict(need),
-            "where": need.where,
-            "fix": need.fix,
-        }
-        for need in NEEDS
-    ]
-    lacking = [row for row in rows if row["needed"] and row["verdict"] not in _ENOUGH]
+    rows = [_row(need, findings.seen(need), findings.verdict(need)) for need in NEEDS["asterisk"]]
     return {
         "source": source,
         "kind": "asterisk",
-        "fine": not lacking and not findings.faults,
+        "fine": not _lacking(rows) and not findings.faults,
         "faults": findings.faults,
         "needs": rows,
         "events": dict((findings.events or Counter()).most_common(40)),
         "log": dict(findings.verbs.most_common()),
     }
+
+
+def _row(need: Need, seen: int, verdict: str) -> dict[str, Any]:
+    return {
+        "event": need.event,
+        "means": BY_BODY[need.kind].name,
+        "needed": need.is_needed,
+        "seen": seen,
+        "verdict": verdict,
+        "where": need.where,
+        "fix": need.fix,
+    }
+
+
+def _lacking(rows: Iterable[Mapping[str, Any]]) -> bool:
+    return any(row["needed"] and row["verdict"] not in _ENOUGH for row in rows)
 
 
 _ENOUGH = ("seen", "in_dialplan")
@@ -368,26 +329,40 @@ async def check_webhook(world: World, source: Webhook, seconds: float, *, quiet:
         raise CannotHear("the door does not run, so nobody can deliver", "hotline up")
     url = _url(world, source)
     if not quiet:
-        show.progress(f"waiting {seconds:g} s for deliveries to {url}")
+        show.progress(f"waiting {seconds:g} s for deliveries to {url}; call the hotline now")
     before = await asyncio.to_thread(_counts, world, source.name)
     async with connected(world.place(), "intake") as database:
         since = await _now(database)
         await asyncio.sleep(seconds)
         delivered, refused = await _arrived(database, source.name, since)
+        counts_on = not source.every_event or await _is_numbered(database, source.name)
     after = await asyncio.to_thread(_counts, world, source.name)
+    seen = after - before
+    duplicates = seen.pop(_DUPLICATES, 0)
+    rows = [
+        _row(need, seen[name], "seen" if seen[name] else "unproven")
+        for need in NEEDS[source.kind]
+        for name in [BY_BODY[need.kind].name]
+    ]
     return {
         "source": source.name,
         "kind": source.kind,
         "url": url,
         "auth": _AUTH[source.auth],
         "deliveries": delivered,
+        "duplicates": duplicates,
         "refused": refused,
-        "facts": dict(after - before),
-        # A switch that leaves nothing out says mostly what is counted and not kept: it is heard all the same.
-        "fine": (delivered > 0 or (source.every_event and after != before)) and not refused,
+        "facts": dict(seen),
+        "needs": rows,
+        "faults": [] if counts_on else [_NOT_NUMBERED],
+        "fine": not _lacking(rows) and not refused and counts_on,
     }
 
 
+_NOT_NUMBERED = (
+    "every_event, but no event has had a number: send contiguous integers as the attribute sequence, or as"
+    " source_seq (FreeSWITCH: Core-UUID and Event-Sequence)"
+)
 _AUTH = {
     "standard": "Standard Webhooks: webhook-id, webhook-timestamp, webhook-signature",
     "twilio": "X-Twilio-Signature over the address in url",
@@ -405,11 +380,11 @@ def _url(world: World, source: Webhook) -> str:
     return f"http://127.0.0.1:{port}/telephony/{source.name}"
 
 
-_FOREIGN = "of no use to us"
+_FOREIGN, _DUPLICATES = "of no use to us", "duplicates"
 
 
 def _counts(world: World, source: str) -> Counter[str]:
-    """The door's own count of facts by type, and of events that mean nothing to it."""
+    """The door's own count of facts by type, of events of no use to it, of deliveries known before."""
     import json
     import urllib.request
 
@@ -418,14 +393,27 @@ def _counts(world: World, source: str) -> Counter[str]:
     port = json.loads((world.folder / "door.port").read_text())["port"]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         families = text_string_to_metric_families(answer.read().decode())
-    counted = ("door_facts_total", "door_unknown_types_total")
-    return Counter(
-        {
-            sample.labels.get("type", _FOREIGN): int(sample.value)
-            for sample in chain.from_iterable(family.samples for family in families)
-            if sample.name in counted and sample.labels["source"] == source
-        }
-    )
+    counted: Counter[str] = Counter()
+    for sample in chain.from_iterable(family.samples for family in families):
+        if sample.labels.get("source") == source:
+            match sample.name:
+                case "door_facts_total" | "door_repeated_facts_total":
+                    counted[sample.labels["type"]] += int(sample.value)
+                case "door_unknown_types_total":
+                    counted[_FOREIGN] += int(sample.value)
+                case "door_deliveries_total" if sample.labels["outcome"] == "duplicate":
+                    counted[_DUPLICATES] += int(sample.value)
+    return counted
+
+
+async def _is_numbered(database: Database, source: str) -> bool:
+    from services.intake.door import ledger
+    from services.intake.door.entry import numbers_feed
+    from services.intake.sources.sequence import Numbers
+
+    async with database.session() as tx:
+        text = await ledger.position(tx, numbers_feed(source))
+    return bool(text and Numbers.parse(text).marks)
 
 
 async def _now(database: Database) -> datetime:
@@ -449,22 +437,21 @@ async def _arrived(database: Database, source: str, since: datetime) -> tuple[in
 
 
 def print_check(found: Mapping[str, Any]) -> None:
-    """Show what a source says, what is missing, and which line adds it."""
-    if "needs" in found:
-        _print_pbx(found)
-    else:
+    """Show what a source says, what is missing, and what adds it."""
+    if "url" in found:
         show.lines([f"POST {found['url']}", f"  {found['auth']}"])
         show.table(found["source"], [{"what": what, "facts": n} for what, n in found["facts"].items()])
-        show.lines([f"{found['deliveries']} deliveries kept"])
+        show.lines([f"{found['deliveries']} deliveries kept, {found['duplicates']} known before"])
         show.faults(f"refused: {reason} ×{n}" for reason, n in found["refused"].items())
-        if not found["deliveries"] and not found["facts"]:
+        if not any(found[one] for one in ("deliveries", "duplicates", "facts", "refused")):
             show.faults(["nothing arrived: is the sender's address this one?"])
+    _print_needs(found)
 
 
 _SIGNS = {"seen": "[green]✓[/green]", "in_dialplan": "[green]✓ in the dialplan[/green]"}
 
 
-def _print_pbx(found: Mapping[str, Any]) -> None:
+def _print_needs(found: Mapping[str, Any]) -> None:
     from rich.markup import escape
 
     for need in found["needs"]:

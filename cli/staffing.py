@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
@@ -13,22 +13,33 @@ import typer
 from chassis.clock import utc_now
 from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
 
+if TYPE_CHECKING:
+    from services.intake.staffing.forecast import WeekdayOf
+
 staffing_app = typer.Typer(help="Load and staffing: intervals, forecast, plan.", no_args_is_help=True)
 
 Queue = Annotated[str, typer.Option("--queue", help="Only this queue; all together without it.")]
 Zone = Annotated[str, typer.Option("--zone", help="Time zone of the day.")]
+Hours = Annotated[
+    Path | None,
+    typer.Option("--hours", help="Opening hours, with holidays (YAML).", envvar="HOTLINE_HOURS_FILE"),
+]
 Day = Annotated[str, typer.Option("--date", help="Day, YYYY-MM-DD; today without it.")]
 HISTORY = timedelta(weeks=8)
 
 
 def _day(text: str, zone: str) -> tuple[date, ZoneInfo]:
+    why = ""
     try:
         tz = ZoneInfo(zone)
-        return (date.fromisoformat(text) if text else utc_now().astimezone(tz).date()), tz
+        day = date.fromisoformat(text) if text else utc_now().astimezone(tz).date()
     except (ValueError, ZoneInfoNotFoundError) as error:
-        raise typer.Exit(
-            say("not a day or zone", str(error), "--date 2026-12-01 --zone Asia/Shanghai", USAGE)
-        ) from None
+        why = str(error)
+    else:
+        if 2000 <= day.year < 2100:
+            return day, tz
+        why = f"{day} is not between the years 2000 and 2099"
+    raise typer.Exit(say("not a day or zone", why, "--date 2026-12-01 --zone Asia/Shanghai", USAGE))
 
 
 def _bounds(day: date, tz: ZoneInfo) -> tuple[datetime, datetime]:
@@ -118,6 +129,7 @@ def forecast(
     day: Day = "",
     queue: Queue = "",
     zone: Zone = "Asia/Shanghai",
+    hours: Hours = None,
     folder: Folder = UP,
     json: Json = False,
 ) -> None:
@@ -125,7 +137,7 @@ def forecast(
     from cli import show
 
     which, tz = _day(day, zone)
-    slots, trust, _ = _expected(folder, which, tz, queue)
+    slots, trust, _ = _expected(folder, which, tz, queue, hours)
     document = [
         {
             "start": slot.start.isoformat(timespec="minutes"),
@@ -143,45 +155,78 @@ def forecast(
         show.table(f"calls expected · {which} {zone} · trust {trust.word}: {trust.en}", document)
 
 
-def _expected(folder: Path, day: date, tz: ZoneInfo, queue: str) -> tuple[Sequence[Any], Any, float | None]:
+def _expected(
+    folder: Path, day: date, tz: ZoneInfo, queue: str, hours: Path | None
+) -> tuple[Sequence[Any], Any, float | None]:
     from cli.world import World, connected
     from services.intake.staffing import store
-    from services.intake.staffing.forecast import forecast as foresee
-    from services.intake.staffing.forecast import trust
+    from services.intake.staffing.forecast import Trust, forecast_queues
     from services.intake.staffing.intervals import HALF_HOUR, interval_of
 
     # Whole days only: today is not over.
     until = min(_bounds(day, tz)[0], _bounds(utc_now().astimezone(tz).date(), tz)[0])
 
-    async def work() -> tuple[dict[datetime, int], float | None]:
+    async def work() -> tuple[dict[str, dict[datetime, int]], float | None]:
         async with connected(World(folder).place(), "intake") as database, database.session() as tx:
             since = until - HISTORY
             handling = await store.mean_handling_ms(tx, since, queue or None)
             return await store.arrivals(tx, since, until, queue or None), handling
 
-    minutes, handling = run(work())
-    history: dict[datetime, int] = {}
-    for minute, calls in minutes.items():
-        start, _ = interval_of(minute.astimezone(UTC), HALF_HOUR, tz)
-        history[start] = history.get(start, 0) + calls
+    weekday_of, known_until = _calendar(hours)
+    arrivals, handling = run(work())
+    histories: dict[str, dict[datetime, int]] = {}
+    for name, minutes in arrivals.items():
+        history = histories[name] = {}
+        for minute, calls in minutes.items():
+            start, _ = interval_of(minute.astimezone(UTC), HALF_HOUR, tz)
+            history[start] = history.get(start, 0) + calls
     try:
-        slots = foresee(history, day, tz)
+        slots, trust = forecast_queues(histories, day, tz, weekday_of)
     except ValueError as error:
         raise typer.Exit(say("no forecast", str(error), "hotline staffing intervals", PROBLEM)) from None
-    return slots, trust(history, day, tz), handling
+    if day > known_until and trust.word == "good" and any(slot.expected for slot in slots):
+        trust = Trust(
+            "fair", f"{known_until} 之后的节假日未知", f"holidays are not known after {known_until}"
+        )
+    return slots, trust, handling
+
+
+def _calendar(path: Path | None) -> tuple[WeekdayOf, date]:
+    """Read the holidays of each queue and the days worked for them; and until when they are known."""
+    from chassis.wallclock import WEEKDAYS
+    from services.intake.waiting.hours import load_hours
+
+    hours = load_hours(path)
+
+    def weekday_of(queue: str, day: date) -> int | None:
+        weekday = hours.calendar(queue).weekday_of(day)
+        return WEEKDAYS.index(weekday) if weekday else None
+
+    return weekday_of, hours.known_until
 
 
 @staffing_app.command("plan")
 def plan(
     day: Day = "",
-    sl: Annotated[str, typer.Option("--sl", help="Target: per cent of calls / seconds.")] = "80/20",
-    shrinkage: Annotated[float, typer.Option(min=0, max=0.99, help="Breaks, training, absence, 0..1.")] = 0.3,
-    aht: Annotated[float, typer.Option("--aht", min=0, help="Handling time, s; 0: as measured.")] = 0.0,
-    patience: Annotated[float, typer.Option(min=0, help="Mean patience, s; 0: Erlang C.")] = 0.0,
+    sl: Annotated[
+        str | None, typer.Option("--sl", help="Target: per cent of calls / seconds; 80/20 if nobody says.")
+    ] = None,
+    shrinkage: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.99, help="Breaks, training, absence, 0..1; 0.3 if nobody says."),
+    ] = None,
+    aht: Annotated[
+        float | None, typer.Option("--aht", min=0, help="Handling time, s; 0 or without: as measured.")
+    ] = None,
+    patience: Annotated[float | None, typer.Option(min=0, help="Mean patience, s; 0: Erlang C.")] = None,
     what_if: Annotated[int, typer.Option("--what-if", min=0, help="And with so many agents?")] = 0,
-    assumptions: Annotated[Path | None, typer.Option("--file", help="Assumptions and roster (YAML).")] = None,
+    assumptions: Annotated[
+        Path | None,
+        typer.Option("--file", help="Assumptions and roster (YAML); options count before it."),
+    ] = None,
     queue: Queue = "",
     zone: Zone = "Asia/Shanghai",
+    hours: Hours = None,
     folder: Folder = UP,
     json: Json = False,
 ) -> None:
@@ -190,9 +235,10 @@ def plan(
     from services.intake.staffing import plan as planning
 
     which, tz = _day(day, zone)
-    slots, trust, measured = _expected(folder, which, tz, queue)
+    slots, trust, measured = _expected(folder, which, tz, queue, hours)
+    said = {"target": sl, "shrinkage": shrinkage, "aht_s": aht, "patience_s": patience}
     try:
-        given = _assumptions(assumptions, sl, shrinkage, aht or (measured or 0) / 1000, patience)
+        given = _assumptions(assumptions, said, measured)
         lines = [line for line in given.plan(slots) if line.expected >= 0.05]
     except (OSError, ValueError) as error:
         raise typer.Exit(say("no plan", str(error), "hotline staffing plan --help", USAGE)) from None
@@ -214,14 +260,21 @@ def plan(
     raise typer.Exit(PROBLEM if gaps else FINE)
 
 
-def _assumptions(path: Path | None, sl: str, shrinkage: float, aht: float, patience: float) -> Any:
+def _assumptions(path: Path | None, said: Mapping[str, Any], measured_ms: float | None) -> Any:
+    """What is said counts before what stands in the file, that before what was measured, or is usual."""
     from services.intake.staffing.plan import Assumptions, parse_assumptions
 
+    # 0 says as measured, and that nobody gives up.
+    instead = {
+        name: value for name, value in said.items() if value is not None and (name, value) != ("aht_s", 0)
+    }
+    if instead.get("patience_s") == 0:
+        instead["patience_s"] = None
     if path is not None:
-        return parse_assumptions(path.read_text("utf-8"), str(path))
-    if aht <= 0:
+        return parse_assumptions(path.read_text("utf-8"), str(path), instead)
+    values = {"aht_s": (measured_ms or 0) / 1000, **instead}
+    if values["aht_s"] <= 0:
         raise ValueError("no call was handled yet, so no handling time is known: give --aht SECONDS")
-    values = {"aht_s": aht, "target": sl, "shrinkage": shrinkage, "patience_s": patience or None}
     return Assumptions.model_validate(values)
 
 

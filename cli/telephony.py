@@ -37,13 +37,39 @@ def replay(
     raise typer.Exit(FINE)
 
 
+Sources = Annotated[
+    Path | None, typer.Option("--sources", help="The sources file.", envvar="HOTLINE_SOURCES_FILE")
+]
+
+
+@telephony_app.command("dialplan")
+def dialplan(
+    name: Annotated[str, typer.Argument(metavar="SOURCE", help="A PBX of the sources file.")],
+    sources: Sources = None,
+    folder: Folder = UP,
+) -> None:
+    """Print the lines of extensions.conf that let waiting callers be told how they stand."""
+    from cli.world import DOOR, World
+    from services.intake.door.sources import Pbx, load_sources
+    from services.intake.waiting.agi import PORT
+    from services.intake.waiting.agi import dialplan as lines
+
+    known = load_sources(sources, "127.0.0.1")
+    pbx = known.get(name)
+    if not isinstance(pbx, Pbx):
+        names = [source.name for source in known.values() if isinstance(source, Pbx)]
+        why = f"PBXs: {', '.join(names) or 'none; name the file with --sources'}"
+        raise typer.Exit(say(f"{name} is no PBX", why, "--sources FILE", USAGE))
+    health = run(World(folder).health(DOOR))
+    typer.echo(lines(pbx.system, health.get("agi_port", PORT)), nl=False)
+    raise typer.Exit(FINE)
+
+
 @telephony_app.command("check")
 def check(
     name: Annotated[str, typer.Argument(metavar="SOURCE", help="A source of the sources file.")],
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to listen.")] = 30.0,
-    sources: Annotated[
-        Path | None, typer.Option("--sources", help="The sources file.", envvar="HOTLINE_SOURCES_FILE")
-    ] = None,
+    sources: Sources = None,
     folder: Folder = UP,
     json: Json = False,
 ) -> None:

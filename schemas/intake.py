@@ -38,22 +38,31 @@ class CaseAnswered(Body):
 
 @message("intake.contact-attached", topic=CASES)
 class ContactAttached(Body):
-    """The call belongs to a case that was already open."""
+    """The call belongs to a case that was already open.
+
+    `text` is what the customer said this time, sealed with the key of `customer_ref`.
+    """
 
     case_id: UUID
     call_id: Identifier
     repeat_no: int
     agent: Code
+    customer_ref: Identifier | None = None
+    text: Cipher | None = None
 
 
 @message("intake.contact-closed", topic=CASES, key="call_id")
 class ContactClosed(Body):
-    """The call ended without a case, for a stated reason."""
+    """The call ended without a case, for a stated reason; `not_ours` may name whom the caller was sent to.
+
+    When an answer, or an agent's record, comes to light after telephony's own reason, that holds instead.
+    """
 
     call_id: Identifier
     reason: Code
     queue: Code | None = None
     waited_ms: int | None = None
+    referred_to: Code | None = None
 
 
 @message("intake.recording-overdue", topic=CASES, key="call_id")
@@ -88,7 +97,10 @@ class CaseEscalated(Body):
 
 @message("intake.callback-scheduled", topic=CASES, key="call_id")
 class CallbackScheduled(Body):
-    """The caller left the queue and keeps the place: somebody calls back at `due_at`."""
+    """The caller left the queue and keeps the place: somebody calls back at `due_at`.
+
+    Said again of the same call, when the caller corrects the number or the time, it replaces the earlier.
+    """
 
     call_id: Identifier
     queue: Code
@@ -128,7 +140,10 @@ class CallbackExhausted(Body):
 
 @message("intake.callback-cancelled", topic=CASES, key="call_id")
 class CallbackCancelled(Body):
-    """No callback is needed any more; `by_call_id` is the call with which the customer came first."""
+    """No callback is needed any more; `by_call_id` is the call with which the customer came first.
+
+    It is the wishing call itself when an agent answered there after all.
+    """
 
     call_id: Identifier
     reason: Literal["customer_called", "customer_asked", "agent_closed"]
@@ -171,6 +186,8 @@ class AttachmentRequested(Request):
     agent: Code
     to_case_id: UUID
     repeat_no: int = 2
+    customer_ref: Identifier | None = None
+    text: Cipher | None = None
 
 
 @message("intake.closing-requested", topic=COMMANDS, key="call_id", kind=Kind.COMMAND)
@@ -180,6 +197,7 @@ class ClosingRequested(Request):
     call_id: Identifier
     agent: Code
     reason: Literal["enquiry_answered", "wrong_number", "silent", "spam", "not_ours"]
+    referred_to: Code | None = None
 
 
 @message("intake.callback-attempt-reported", topic=COMMANDS, key="call_id", kind=Kind.COMMAND)

@@ -19,6 +19,7 @@ from services.intake import store
 from services.intake.contact import Contact
 from services.intake.domain import DECISIONS, Known, Policy
 from services.intake.settings import IntakeSettings
+from services.intake.waiting.hours import load_hours
 
 STAGE = Stage(
     name="intake",
@@ -116,7 +117,7 @@ def _attached_before(attachments: Sequence[tuple[UUID, Attachment]]) -> dict[UUI
 
 
 def build(settings: Settings, _: Vault) -> Stage:
-    """Bind the stage to its settings."""
+    """Bind the stage to its settings; raises BadHours for an hours file that may not be used."""
     assert isinstance(settings, IntakeSettings)
     policy = Policy(
         wrap_up=settings.wrap_up,
@@ -125,5 +126,6 @@ def build(settings: Settings, _: Vault) -> Stage:
         callback_attempts=settings.callback_attempts,
         callback_spacing=settings.callback_spacing,
         repeat_within=settings.repeat_within,
+        opens=load_hours(settings.hours_file).next_opening,
     )
     return replace(STAGE, policy=policy, prepare=look_up)

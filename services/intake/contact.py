@@ -1,18 +1,19 @@
 """What is known of one call, whatever order its facts came in: the contact as a fold of facts. Pure.
 
-Each fact is merged by a rule that does not ask what came before: the earliest of two times, the more
-specific of two reasons, the answer over the leaving. So two feeds of one switch, in any order and
-with any repetition, give the same contact.
+Each fact is merged by a rule that does not ask what came before: the earlier of two rings and ends, the
+later of two wishes and places, the more specific of two reasons, the answer over the leaving. So two feeds
+of one switch, in any order and with any repetition, give the same contact.
 """
 
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 from uuid import UUID
 
 from pydantic import Field
 
 from schemas.envelope import Body, Cipher, Code, Identifier, Moment
+from schemas.intake import ClosingRequested
 from schemas.telephony import (
     CallAnswered,
     CallbackRequested,
@@ -20,6 +21,7 @@ from schemas.telephony import (
     CallEvent,
     CallHeld,
     CallOffered,
+    CallPositioned,
     CallQueued,
     CallRefused,
     PositionTold,
@@ -34,13 +36,14 @@ Phase = Literal["offered", "queued", "answered", "ended", "callback", "recorded"
 # From what says least to what says most; of two sources the one that says more is believed.
 _REASONS = ("unknown", "abandoned", "key", "overflow", "empty", "timeout", "withdrawn")
 MEANINGLESS = "unknown"
+BY_AGENTS = frozenset(get_args(ClosingRequested.model_fields["reason"].annotation))
 
 
 class Visit(Body):
     """One stay in a queue, and the talk that it led to; durations in milliseconds.
 
     `queue_told`, `answer_told`: the queueing, the answer was told itself, not only inferred from what
-    came after it.
+    came after it. `place` is where the switch last said that the caller stood, `placed_at` when.
     """
 
     number: int
@@ -54,6 +57,8 @@ class Visit(Body):
     wait_ms: int | None = None
     talk_ended_at: Moment | None = None
     talk_ms: int | None = None
+    place: int | None = None
+    placed_at: Moment | None = None
     queue_told: bool = False
     answer_told: bool = False
 
@@ -105,9 +110,24 @@ class Callback(Body):
         """Whether somebody must still call."""
         return self.state in ("open", "overdue")
 
+    @property
+    def wish(self) -> tuple[float, float, str, str]:
+        """Orders wishes: the later one counts."""
+        return _wish(self.asked_at, self.wished_at, self.queue, self.number)
+
+
+def _wish(
+    asked_at: datetime | None, due_at: datetime | None, queue: str, number: str | None
+) -> tuple[float, float, str, str]:
+    asked, due = (moment.timestamp() if moment else 0.0 for moment in (asked_at, due_at))
+    return asked, due, queue, number or ""
+
 
 class Contact(Body):
-    """What intake knows of one call."""
+    """What intake knows of one call.
+
+    `told_later`: which of the caller's particulars a later ring than the first told, and when.
+    """
 
     call_id: Identifier
     source: Code = "unknown"
@@ -118,9 +138,11 @@ class Contact(Body):
     caller: Cipher | None = None
     language: Code | None = None
     callback_of: Identifier | None = None
+    told_later: dict[str, Moment] = Field(default_factory=dict)
     visits: tuple[Visit, ...] = ()
     refused: Code | None = None
     refused_by: Code | None = None
+    refused_at: Moment | None = None
     holds: tuple[Moment, ...] = ()
     releases: tuple[Moment, ...] = ()
     wrapped_up: dict[str, int] = Field(default_factory=dict)
@@ -138,6 +160,11 @@ class Contact(Body):
     def over(self) -> bool:
         """Whether it has its case or its reason."""
         return self.phase in ("recorded", "closed")
+
+    @property
+    def settled(self) -> bool:
+        """Whether a person has said what it came to; what telephony alone closed, an answer opens again."""
+        return self.phase == "recorded" or (self.phase == "closed" and self.closed_for in BY_AGENTS)
 
     @property
     def answered(self) -> Visit | None:
@@ -192,20 +219,27 @@ def seen(contact: Contact | None, event: CallEvent) -> Contact:
     if contact is None:
         return Contact(call_id=event.call_id, source=event.source, first_at=event.occurred_at)
     if event.occurred_at < contact.first_at:
-        return contact.model_copy(update={"first_at": event.occurred_at})
+        return contact.model_copy(update={"first_at": event.occurred_at, "source": event.source})
     return contact
 
 
 def offered(contact: Contact, event: CallOffered) -> Contact:
-    """The first ring: who calls, and whether it is we who call back."""
-    known: dict[str, Any] = {
-        "offered_at": _earlier(contact.offered_at, event.occurred_at),
-        "customer_ref": contact.customer_ref or event.customer_ref,
-        "caller": contact.caller or event.caller,
-        "language": contact.language or event.language,
-        "callback_of": contact.callback_of or event.callback_of,
-    }
-    return contact.model_copy(update=known)
+    """Who rings, and whether it is we who call back: of two that tell it, the earlier ring is believed."""
+    at, first = event.occurred_at, contact.offered_at or event.occurred_at
+    known: dict[str, Any] = {"offered_at": min(first, at)}
+    later = dict(contact.told_later)
+    for name in ("customer_ref", "language", "callback_of"):
+        said, kept = getattr(event, name), getattr(contact, name)
+        kept_at = later.pop(name, first)
+        if said is not None and (kept is None or (at, said) < (kept_at, kept)):
+            known[name], kept, kept_at = said, said, at
+        if kept is not None and kept_at > known["offered_at"]:
+            later[name] = kept_at
+    # The number is sealed with the key of the customer whose it is: they go together.
+    ref = known.get("customer_ref", contact.customer_ref)
+    caller = contact.caller if ref == contact.customer_ref else None
+    known["caller"] = caller or (event.caller if ref == event.customer_ref else None)
+    return contact.model_copy(update={**known, "told_later": later})
 
 
 def queued(contact: Contact, event: CallQueued) -> Contact:
@@ -215,6 +249,7 @@ def queued(contact: Contact, event: CallQueued) -> Contact:
         "queued_at": _earlier(visit.queued_at if visit.queue_told else None, event.occurred_at),
         "queue_told": True,
         "priority": visit.priority if visit.priority is not None else event.priority,
+        **_placed(visit, event.occurred_at, event.position),
     }
     contact = _with(contact, visit.model_copy(update=known))
     callback = contact.callback
@@ -222,6 +257,21 @@ def queued(contact: Contact, event: CallQueued) -> Contact:
         return contact
     since = _place_kept(contact, event.queue, callback.asked_at)
     return contact.model_copy(update={"callback": callback.model_copy(update={"waiting_since": since})})
+
+
+def positioned(contact: Contact, event: CallPositioned) -> Contact:
+    """The switch says where the caller stands."""
+    visit = _visit(contact, event.visit, event.queue)
+    return _with(contact, visit.model_copy(update=_placed(visit, event.occurred_at, event.position)))
+
+
+def _placed(visit: Visit, at: datetime, place: int | None) -> dict[str, Any]:
+    """Keep the latest place, of two at once the one further ahead; nothing when that stands already."""
+    if place is None:
+        return {}
+    if visit.placed_at is not None and (visit.placed_at, -(visit.place or 0)) >= (at, -place):
+        return {}
+    return {"place": place, "placed_at": at}
 
 
 def answered(contact: Contact, event: CallAnswered) -> Contact:
@@ -249,10 +299,15 @@ def _leaving(reason: str, at: datetime) -> tuple[int, float]:
 
 
 def refused(contact: Contact, event: CallRefused) -> Contact:
-    """The queue did not take the caller."""
-    if contact.refused not in (None, MEANINGLESS):
-        return contact
-    return contact.model_copy(update={"refused": event.reason, "refused_by": event.queue})
+    """A queue did not take the caller; of several the last that says why is why nobody answered."""
+    if contact.refused is not None:
+        known = (contact.refused != MEANINGLESS, contact.refused_at or contact.first_at)
+        told = (event.reason != MEANINGLESS, event.occurred_at)
+        if (*known, contact.refused, contact.refused_by or "") >= (*told, event.reason, event.queue):
+            return contact
+    return contact.model_copy(
+        update={"refused": event.reason, "refused_by": event.queue, "refused_at": event.occurred_at}
+    )
 
 
 def talked(contact: Contact, event: TalkEnded) -> Contact:
@@ -303,8 +358,9 @@ def captured(contact: Contact, event: ReasonCaptured) -> Contact:
 
 
 def wished(contact: Contact, event: CallbackRequested) -> Contact:
-    """The caller wants to be called back, and keeps the place: the wait began with the queue."""
-    if contact.callback is not None:
+    """The caller wants to be called back, and keeps the place; of several wishes the last counts."""
+    known = contact.callback
+    if known is not None and known.wish >= _wish(event.occurred_at, event.due_at, event.queue, event.number):
         return contact
     callback = Callback(
         queue=event.queue,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -55,12 +55,14 @@ from schemas.telephony import (
     WrapupDone,
 )
 from services.intake import contact as facts
-from services.intake.contact import MEANINGLESS, Callback, Contact
+from services.intake.contact import Callback, Contact
 
 WRAP_UP = "wrap-up"
 SETTLE = "settle"
 LOST_TRACK = "lost-track"
 CALLBACK = "callback"
+_LATEST_CALLBACK = handoffs.CALL_BACK - timedelta(hours=1)
+"""The ledger must have heard of a callback by then: made, or overdue."""
 _SEALED = re.compile(r"[A-Za-z0-9_-]{32,}={0,2}")
 
 
@@ -73,16 +75,20 @@ class Known:
     callbacks: tuple[str, ...] = ()
 
     def plus(self, more: "Known") -> "Known":
-        """Add what came after."""
-        return Known(
-            self.contacts + more.contacts, self.open_cases + more.open_cases, self.callbacks + more.callbacks
-        )
+        """Add what came after, or under another reference."""
+        cases = tuple(dict.fromkeys(self.open_cases + more.open_cases))
+        return Known(self.contacts + more.contacts, cases, self.callbacks + more.callbacks)
+
+
+def _always_open(_queue: str, at: datetime) -> datetime:
+    return at
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The manager's times and caps, and what this batch needs from the store.
 
+    `opens` gives the first moment at or after another at which a queue's agents answer, None if none comes.
     `numbers`: case numbers by command; `known`: callers by customer reference; `rung_before`: what this
     batch adds to that before a ring; `contacts_of`: how many contacts a case has had, by case;
     `attached_before`: how many more this batch adds before a command.
@@ -96,6 +102,7 @@ class Policy:
     callback_grace: timedelta = timedelta(minutes=30)
     callback_spacing: timedelta = timedelta(minutes=30)
     callback_attempts: int = 3
+    opens: Callable[[str, datetime], datetime | None] = _always_open
     repeat_within: timedelta = timedelta(days=7)
     repeat_escalates_at: int = 3
     numbers: Mapping[UUID, int] = field(default_factory=dict)
@@ -167,6 +174,18 @@ def _repeat(contact: Contact, known: Known, policy: Policy) -> RepeatNoticed:
     )
 
 
+def on_positioned(
+    event: Event[CallPositioned], state: Contact | None, now: datetime, policy: Policy
+) -> Outcome:
+    """Where the switch says that the caller stands; what is inferred from others, readers infer themselves.
+
+    There is one for everybody in line whenever somebody leaves: they are not worth a write each.
+    """
+    if event.body.inferred:
+        return Ignored("informative")
+    return _positioned(event, state, now, policy)
+
+
 def on_informative(event: Event[Body], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
     """A fact that changes nobody's duty; it stays on the topic for statistics."""
     return Ignored("informative")
@@ -185,13 +204,14 @@ def _weigh(
     timers: list[Timer | Cancel] = []
     if before is None:
         timers.append(Timer(LOST_TRACK, now + policy.longest_call))
-    if contact.callback is not None and contact.callback.state == "wished":
-        contact, scheduled = _scheduled(contact, contact.callback, now, policy)
-        events.append(scheduled)
-        assert contact.callback is not None
-        timers.append(Timer(CALLBACK, scheduled.due_at + policy.callback_grace))
+    if contact.callback is not None:
+        contact = _weigh_callback(contact, contact.callback, now, policy, events, timers)
     if contact.over:
-        return Step(contact, tuple(events), tuple(timers), note=note)
+        if contact.settled or contact.agent is None:
+            return Step(contact, tuple(events), tuple(timers), note=note)
+        # It was closed as unanswered, and has been answered: its record is owed after all.
+        contact = contact.model_copy(update={"closed_for": None})
+        timers.append(Timer(LOST_TRACK, now + policy.longest_call))
     contact = _in_phase(contact)
     if contact.ended_at is None:
         return Step(contact, tuple(events), tuple(timers), note=note)
@@ -226,24 +246,22 @@ def _after_the_end(
     events: list[Body],
     timers: list[Timer | Cancel],
 ) -> Step:
-    """An answered call owes its record, a promised one its callback; any other is closed with its reason."""
+    """An answered call owes its record, a promised one its callback; any other closes soon."""
     ended_at = contact.ended_at or contact.first_at
     ended_now = before is None or before.ended_at != ended_at
-    if ended_now:
-        timers.append(Cancel(LOST_TRACK))
+    timers.append(Cancel(LOST_TRACK))
     if contact.agent is not None:
         if (ended_now or before is None or before.agent is None) and not contact.overdue:
             timers += [Cancel(SETTLE), Timer(WRAP_UP, ended_at + policy.wrap_up)]
         return Step(contact, tuple(events), tuple(timers), note="record_owed")
     if contact.phase == "callback":
         return Step(contact, tuple(events), (*timers, Cancel(SETTLE)), note="callback_owed")
-    if contact.left is not None and contact.left != MEANINGLESS:
-        return _closed(contact, contact.left, events, timers)
     if ended_now:
-        # Telephony may still deliver why: feeds of one switch overtake each other. But not beyond the
-        # deadline of the end itself: the ledger takes a timer that is set behind it for lost.
+        # Telephony may still deliver why, or that an agent answered: feeds of one switch overtake each
+        # other. But not beyond the deadline of the end itself: the ledger takes a timer that is set behind
+        # it for lost.
         timers.append(Timer(SETTLE, min(now + policy.settle, ended_at + handoffs.WRAP_UP)))
-    return Step(contact, tuple(events), tuple(timers), note="ended_unexplained")
+    return Step(contact, tuple(events), tuple(timers), note="ended_unanswered")
 
 
 def _closed(
@@ -251,9 +269,14 @@ def _closed(
     reason: str,
     events: Sequence[Body] = (),
     timers: Sequence[Timer | Cancel] = (),
+    referred_to: str | None = None,
 ) -> Step:
     body = ContactClosed(
-        call_id=contact.call_id, reason=reason, queue=contact.queue, waited_ms=contact.waited_ms
+        call_id=contact.call_id,
+        reason=reason,
+        queue=contact.queue,
+        waited_ms=contact.waited_ms,
+        referred_to=referred_to,
     )
     over = contact.model_copy(update={"phase": "closed", "closed_for": reason})
     cancels = (Cancel(SETTLE), Cancel(WRAP_UP), Cancel(LOST_TRACK))
@@ -263,21 +286,63 @@ def _closed(
 # ---------------------------------------------------------------- callbacks
 
 
-def _scheduled(
-    contact: Contact, callback: Callback, now: datetime, policy: Policy
-) -> tuple[Contact, CallbackScheduled]:
-    wished = callback.wished_at or now + policy.callback_after
+def promised_for(wish: datetime | None, queue: str, now: datetime, policy: Policy) -> datetime:
+    """Tell when to call back: as wished, in two days at most, and not before the queue's agents are there.
+
+    Without a wish it is soon. Applied to what it gave before, it gives the same.
+    """
+    wished = now + policy.callback_after if wish is None else wish
     due = min(max(wished, now), now + policy.callback_within)
-    opened = callback.model_copy(update={"state": "open", "due_at": due})
-    body = CallbackScheduled(
-        call_id=contact.call_id,
-        queue=callback.queue,
-        customer_ref=callback.customer_ref if callback.number else contact.customer_ref,
-        number=callback.number or contact.caller,
-        due_at=due,
-        waiting_since=callback.waiting_since,
+    opens = policy.opens(queue, due) or due
+    return min(opens.astimezone(UTC), now + _LATEST_CALLBACK)
+
+
+def _weigh_callback(
+    contact: Contact,
+    callback: Callback,
+    now: datetime,
+    policy: Policy,
+    events: list[Body],
+    timers: list[Timer | Cancel],
+) -> Contact:
+    """Schedule a wish; whoever got an agent after it need not be called back."""
+    if not callback.pending and callback.state != "wished":
+        return contact
+    if _answered_since(contact, callback):
+        timers.append(Cancel(CALLBACK))
+        if callback.pending:
+            by = contact.call_id
+            events.append(CallbackCancelled(call_id=by, reason="customer_called", by_call_id=by))
+        return _with_callback(contact, callback, {"state": "cancelled"})
+    if callback.state != "wished":
+        return contact
+    due = promised_for(callback.wished_at, callback.queue, now, policy)
+    timers.append(Timer(CALLBACK, due + policy.callback_grace))
+    events.append(
+        CallbackScheduled(
+            call_id=contact.call_id,
+            queue=callback.queue,
+            customer_ref=callback.customer_ref if callback.number else contact.customer_ref,
+            number=callback.number or contact.caller,
+            due_at=due,
+            waiting_since=callback.waiting_since,
+        )
     )
-    return contact.model_copy(update={"callback": opened}), body
+    return _with_callback(contact, callback, {"state": "open", "due_at": due})
+
+
+def _answered_since(contact: Contact, callback: Callback) -> bool:
+    visit = contact.answered
+    return (
+        visit is not None
+        and visit.answered_at is not None
+        and callback.asked_at is not None
+        and visit.answered_at > callback.asked_at
+    )
+
+
+def _with_callback(contact: Contact, callback: Callback, change: dict[str, Any]) -> Contact:
+    return contact.model_copy(update={"callback": callback.model_copy(update=change)})
 
 
 def on_attempt_reported(
@@ -291,7 +356,9 @@ def on_attempt_reported(
     body = event.body
     number = callback.attempts + 1
     reached, last = body.outcome == "answered", number >= policy.callback_attempts
-    again = None if reached or last else now + policy.callback_spacing
+    again = None
+    if not reached and not last:
+        again = promised_for(now + policy.callback_spacing, callback.queue, now, policy)
     attempted = CallbackAttempted(
         call_id=contact.call_id,
         attempt=number,
@@ -302,10 +369,10 @@ def on_attempt_reported(
     change: dict[str, Any] = {"attempts": number}
     if again is not None:
         change |= {"state": "open", "due_at": again}
-        tried = contact.model_copy(update={"callback": callback.model_copy(update=change)})
+        tried = _with_callback(contact, callback, change)
         return Step(tried, (attempted,), (Timer(CALLBACK, again + policy.callback_grace),))
     change["state"] = "answered" if reached else "exhausted"
-    done = contact.model_copy(update={"callback": callback.model_copy(update=change)})
+    done = _with_callback(contact, callback, change)
     if reached:
         return _without_callback(done, "called_back", [attempted])
     exhausted = CallbackExhausted(call_id=contact.call_id, attempts=number)
@@ -323,7 +390,7 @@ def on_callback_cancellation(
     body = CallbackCancelled(
         call_id=contact.call_id, reason=event.body.reason, by_call_id=event.body.by_call_id
     )
-    done = contact.model_copy(update={"callback": callback.model_copy(update={"state": "cancelled"})})
+    done = _with_callback(contact, callback, {"state": "cancelled"})
     return _without_callback(done, "callback_cancelled", [body])
 
 
@@ -393,7 +460,12 @@ def on_attachment_requested(
         return Refused("unknown_case", f"no call has ever recorded case {body.to_case_id}", state.phase)
     contacts += policy.attached_before.get(event.uid, 0)
     attached = ContactAttached(
-        case_id=body.to_case_id, call_id=state.call_id, repeat_no=contacts + 1, agent=body.agent
+        case_id=body.to_case_id,
+        call_id=state.call_id,
+        repeat_no=contacts + 1,
+        agent=body.agent,
+        customer_ref=body.customer_ref,
+        text=body.text,
     )
     said: tuple[Body, ...] = (attached,)
     if attached.repeat_no >= policy.repeat_escalates_at:
@@ -408,8 +480,9 @@ def on_attachment_requested(
 
 
 def _recorded(contact: Contact, case_id: UUID, said: tuple[Body, ...]) -> Step:
-    over = contact.model_copy(update={"phase": "recorded", "case_id": case_id})
-    return Step(over, said, (Cancel(WRAP_UP), Cancel(LOST_TRACK)), correlation=str(case_id))
+    over = contact.model_copy(update={"phase": "recorded", "case_id": case_id, "closed_for": None})
+    cancels = (Cancel(SETTLE), Cancel(WRAP_UP), Cancel(LOST_TRACK))
+    return Step(over, said, cancels, correlation=str(case_id))
 
 
 def on_closing_requested(
@@ -419,18 +492,17 @@ def on_closing_requested(
     objection = _objection(state)
     if objection is not None or state is None:
         return objection or Waiting("no_such_call_yet")
-    return _closed(state, event.body.reason)
+    return _closed(state, event.body.reason, referred_to=event.body.referred_to)
 
 
 def _objection(state: Contact | None) -> Waiting | Refused | None:
+    """Say why an agent's word cannot be taken; that there is one tells that somebody has answered."""
     if state is None:
         return Waiting("no_such_call_yet")
     if state.phase == "recorded":
         return Refused("already_recorded", f"call {state.call_id} has case {state.case_id}", "recorded")
-    if state.phase == "closed":
+    if state.settled:
         return Refused("contact_closed", f"call {state.call_id} was closed: {state.closed_for}", "closed")
-    if state.agent is None:
-        return Waiting("not_answered_yet")
     return None
 
 
@@ -476,10 +548,12 @@ def _callback_overdue(contact: Contact, fired_for: datetime) -> Outcome:
     if fired_for < callback.due_at:
         # Somebody has called meanwhile, and will call again.
         return Ignored("no_longer_needed")
-    late = contact.model_copy(update={"callback": callback.model_copy(update={"state": "overdue"})})
+    late = _with_callback(contact, callback, {"state": "overdue"})
     body = CallbackOverdue(call_id=contact.call_id, queue=callback.queue, due_at=callback.due_at)
     return Step(late, (body,))
 
+
+_positioned = _on(facts.positioned, "positioned")
 
 DECISIONS: Decisions = {
     CallOffered: on_offered,
@@ -494,7 +568,7 @@ DECISIONS: Decisions = {
     CallbackRequested: _on(facts.wished, "callback_wished"),
     PositionTold: _on(facts.told, "told"),
     ReasonCaptured: _on(facts.captured, "reason_captured"),
-    CallPositioned: on_informative,
+    CallPositioned: on_positioned,
     AgentOffered: on_informative,
     CallTransferred: on_informative,
     SurveyAnswered: on_informative,

@@ -1,6 +1,7 @@
 """What intake reads from its environment."""
 
 from datetime import timedelta
+from pathlib import Path
 
 from pydantic import Field
 
@@ -9,7 +10,7 @@ from schemas.handoffs import WRAP_UP
 
 
 class IntakeSettings(Settings):
-    """Times that the hotline manager decides."""
+    """Times that the hotline manager decides; nobody is called back outside the hours of `hours_file`."""
 
     wrap_up: timedelta = Field(default=WRAP_UP, le=WRAP_UP)
     settle: timedelta = timedelta(seconds=5)
@@ -17,3 +18,4 @@ class IntakeSettings(Settings):
     callback_spacing: timedelta = timedelta(minutes=30)
     callback_attempts: int = Field(default=3, ge=1, le=10)
     repeat_within: timedelta = timedelta(days=7)
+    hours_file: Path | None = None

@@ -8,10 +8,10 @@ from uuid import UUID
 from chassis.copies import Copy
 from chassis.postgres import Tx
 from services.intake.contact import Contact, Visit
+from services.intake.customers.families import KIN, OPEN_CASES
 from services.intake.domain import Known
 
 _MOST_CONTACTS = 20
-_PENDING = "('open', 'overdue')"
 
 
 async def next_case_numbers(tx: Tx, count: int) -> list[int]:
@@ -20,23 +20,35 @@ async def next_case_numbers(tx: Tx, count: int) -> list[int]:
     return [row["number"] for row in rows]
 
 
+# One look through an index for each reference: with arrays of references the planner reads whole tables.
+_KNOWN_CALLERS = f"""{KIN}
+select asked,
+    (select count(*) from (
+        select 1 from calls where customer_ref = ref and first_at > $2 limit $3
+    ) as seen) as contacts,
+    array(
+        select case_id from ({OPEN_CASES}) as open where recorded_at is not null
+        order by recorded_at desc limit 10
+    ) as open_cases,
+    array(
+        select call_id from calls where customer_ref = ref and callback_state in ('open', 'overdue')
+        order by first_at limit 10
+    ) as callbacks
+from kin
+"""
+
+
 async def known_callers(tx: Tx, refs: Sequence[str], since: datetime) -> dict[str, Known]:
-    """Tell of each caller the contacts since then (at most 20), the open cases, the callbacks owed."""
-    rows = await tx.fetch(
-        "select ref, (select count(*) from (select 1 from calls where customer_ref = ref and first_at > $2"
-        " limit $3) as seen) as contacts,"
-        " array(select case_id from cases where customer_ref = ref and closed_at is null"
-        " and recorded_at is not null order by recorded_at desc limit 10) as open_cases,"
-        " array(select call_id from calls where customer_ref = ref"
-        f" and callback_state in {_PENDING} order by first_at limit 10) as callbacks"
-        " from unnest($1::text[]) as asked(ref)",
-        refs,
-        since,
-        _MOST_CONTACTS,
-    )
-    return {
-        row["ref"]: Known(row["contacts"], tuple(row["open_cases"]), tuple(row["callbacks"])) for row in rows
-    }
+    """Tell of each caller the contacts since then, the open cases, the callbacks owed.
+
+    What was merged with the caller's reference counts, too: of each reference at most 20, 10 and 10.
+    """
+    known: dict[str, Known] = {}
+    for row in await tx.fetch(_KNOWN_CALLERS, refs, since, _MOST_CONTACTS):
+        one = Known(row["contacts"], tuple(row["open_cases"]), tuple(row["callbacks"]))
+        asked = row["asked"]
+        known[asked] = known[asked].plus(one) if asked in known else one
+    return known
 
 
 async def known_calls(tx: Tx, call_ids: Sequence[str]) -> dict[str, str]:
@@ -110,6 +122,8 @@ def _visit_row(contact: Contact, visit: Visit) -> tuple[Any, ...]:
         visit.talk_ended_at or (contact.ended_at if visit.answered_at else None),
         contact.hold_ms if mine else 0,
         contact.wrapped_up.get(visit.agent or "", 0),
+        visit.place,
+        visit.placed_at,
     )
 
 
@@ -126,6 +140,7 @@ _VISITS = {
     "call_id": "text", "visit": "int", "queue": "text", "priority": "int", "queued_at": "timestamptz",
     "answered_at": "timestamptz", "left_at": "timestamptz", "left_for": "text", "agent": "text",
     "wait_ms": "int", "talk_ms": "int", "talk_ended_at": "timestamptz", "hold_ms": "int", "acw_ms": "int",
+    "place": "int", "placed_at": "timestamptz",
 }  # fmt: skip
 COPIES = (
     Copy("calls", ("call_id",), _CALLS, lambda contact: [_call_row(contact)]),

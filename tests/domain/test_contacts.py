@@ -4,7 +4,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chassis.step import Ignored, Refused, Waiting
@@ -52,6 +52,15 @@ def lived(bodies, policy=None) -> Life:
     return life
 
 
+def fired(life, timer):
+    """Let a timer come, if it is set."""
+    if timer in life.timers:
+        due = life.timers.pop(timer)
+        life.when(intake.TimerFired(subject="call-1", timer=timer, due_at=due))
+        life.everything += life.said
+    return life
+
+
 @settings(max_examples=150)
 @given(st.permutations(TRANSFERRED), st.lists(st.sampled_from(TRANSFERRED), max_size=5))
 def test_any_order_and_any_repetition_gives_the_same_call(order, again):
@@ -80,17 +89,17 @@ def test_a_transferred_call_knows_both_talks():
 @settings(max_examples=100)
 @given(st.permutations([fact for fact in UNANSWERED if fact is not ENDED]))
 def test_the_reason_that_says_more_is_believed_whatever_came_first(order):
-    life = lived([*order, ENDED])
-    (closed,) = [body for body in life.everything if isinstance(body, intake.ContactClosed)]
+    (closed,) = fired(lived([*order, ENDED]), "settle").everything
     assert (closed.reason, closed.waited_ms, closed.queue) == ("timeout", 40_000, "cards")
 
 
 @settings(max_examples=100)
 @given(st.permutations(UNANSWERED), st.lists(st.sampled_from(UNANSWERED), max_size=4))
 def test_an_unanswered_call_is_closed_once_and_its_facts_are_the_same(order, again):
-    life = lived([*order, *again])
-    assert sum(isinstance(body, intake.ContactClosed) for body in life.everything) == 1
-    assert life.state.visits == lived(UNANSWERED).state.visits
+    life = fired(lived([*order, *again]), "settle")
+    assert [(type(body), body.reason) for body in life.everything] == [(intake.ContactClosed, "timeout")]
+    assert life.state == fired(lived(UNANSWERED), "settle").state
+    assert life.timers == {}
 
 
 def test_an_unknown_reason_waits_for_a_better_one_and_is_told_if_none_comes():
@@ -172,9 +181,7 @@ GAVE_UP = telephony.QueueLeft(**at(41), queue="loans", visit=1, reason="abandone
 @settings(max_examples=60)
 @given(st.permutations([OFFERED, REFUSED, QUEUED_ELSEWHERE, ENDED, GAVE_UP]))
 def test_who_is_refused_and_then_waits_elsewhere_left_for_what_happened_there(order):
-    # Else nothing tells that there is more to come when the end has its reason.
-    assume(order.index(QUEUED_ELSEWHERE) < max(order.index(REFUSED), order.index(ENDED)))
-    (closed,) = lived(order).everything
+    (closed,) = fired(lived(order), "settle").everything
     assert (closed.reason, closed.queue) == ("abandoned", "loans")
 
 
@@ -366,12 +373,140 @@ def test_commands_about_a_callback_that_is_not_there():
     assert lived([OFFERED]).when(tried("answered")).outcome.code == "no_callback"
 
 
-def test_a_callback_wished_during_an_answered_call_leaves_the_record_owed():
-    life = lived([OFFERED, QUEUED, WISHED, ANSWERED, ENDED])
+def test_a_callback_wished_while_an_agent_talks_is_owed_beside_the_record():
+    wish = telephony.CallbackRequested(**at(50), queue="cards")
+    life = lived([OFFERED, QUEUED, ANSWERED, wish, ENDED])
     assert life.state.phase == "ended"
     assert {"wrap-up", "callback"} <= set(life.timers)
     life.when(tried("answered")).then(intake.CallbackAttempted)
     assert life.state.phase == "ended"
+
+
+@settings(max_examples=60)
+@given(st.permutations([OFFERED, QUEUED, WISHED, ANSWERED, ENDED]))
+def test_whom_an_agent_answers_after_the_wish_nobody_calls_back(order):
+    life = lived(order)
+    said = [type(body) for body in life.everything]
+    assert said in ([], [intake.CallbackScheduled, intake.CallbackCancelled])
+    assert all(body.by_call_id == "call-1" for body in life.everything[1:])
+    assert (life.state.phase, life.state.callback.state) == ("ended", "cancelled")
+    assert set(life.timers) == {"wrap-up"}
+    assert life.when(tried("answered")).outcome.code == "callback_over"
+
+
+CORRECTED = telephony.CallbackRequested(
+    **at(30), queue="cards", number=SEALED, customer_ref="c-2", due_at=NOW + timedelta(hours=5)
+)
+
+
+@settings(max_examples=60)
+@given(st.permutations([OFFERED, QUEUED, WISHED, CORRECTED, ENDED]), st.sampled_from([WISHED, CORRECTED]))
+def test_the_last_wish_counts_and_keeps_the_place_in_any_order(order, again):
+    life = lived([*order, again])
+    last = life.everything[-1]
+    assert [type(body) for body in life.everything] in ([type(last)], [type(last)] * 2)
+    assert (last.number, last.customer_ref, last.due_at) == (SEALED, "c-2", CORRECTED.due_at)
+    assert life.state.callback.waiting_since == QUEUED.occurred_at
+    assert life.timers == {"callback": CORRECTED.due_at + timedelta(minutes=30)}
+
+
+def monday(queue, when):
+    """Open from nine on the next Monday."""
+    return (when + timedelta(days=7 - when.weekday())).replace(hour=9, minute=0) if queue == "loans" else when
+
+
+def test_nobody_is_called_back_nor_waited_for_while_the_queue_is_closed():
+    policy = Policy(opens=monday)
+    opening = NOW + timedelta(days=6)
+    assert opening.weekday() == 0
+    wish = telephony.CallbackRequested(**at(20), queue="loans")
+    life = lived([OFFERED, wish, ENDED], policy)
+    assert life.everything[0].due_at == opening
+    assert life.timers["callback"] == opening + timedelta(minutes=30)
+    life.when(tried("no_answer")).then(intake.CallbackAttempted)
+    assert life.said[0].next_at == opening
+    assert domain.promised_for(opening, "cards", NOW, policy) == NOW + timedelta(days=2)
+    assert domain.promised_for(None, "cards", NOW, policy) == NOW + timedelta(minutes=10)
+
+
+@given(st.none() | st.timedeltas(min_value=timedelta(days=-9), max_value=timedelta(days=99)), st.booleans())
+def test_what_was_promised_once_is_promised_again(wish, closed):
+    policy = Policy(opens=(lambda _, when: None) if closed else domain.Policy().opens)
+    promised = domain.promised_for(None if wish is None else NOW + wish, "q", NOW, policy)
+    assert NOW <= promised < NOW + CALL_BACK
+    assert domain.promised_for(promised, "q", NOW, policy) == promised
+
+
+# ------------------------------------------------------------ what comes late
+
+LEFT_GENERAL = telephony.QueueLeft(**at(61), queue="general", visit=1, reason="timeout", wait_ms=60_000)
+OVERFLOWED = [
+    OFFERED, telephony.CallQueued(**at(1), queue="general", visit=1), LEFT_GENERAL,
+    QUEUED_AGAIN, ANSWERED_AGAIN, TALKED_AGAIN, ENDED,
+]  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(st.permutations(OVERFLOWED))
+def test_an_end_before_a_later_stay_closes_nothing(order):
+    life = lived(order)
+    assert life.everything == []
+    assert life.state == lived(OVERFLOWED).state
+    assert life.timers == {"wrap-up": ENDED.occurred_at + timedelta(minutes=10)}
+
+
+@settings(max_examples=100)
+@given(st.permutations(OVERFLOWED), st.integers(1, 7))
+def test_an_answer_after_the_closing_owes_the_record_all_the_same(order, settled):
+    life = lived(order[:settled])
+    fired(life, "settle")
+    fired(life, "lost-track")
+    closed = life.state.phase == "closed"
+    for body in order[settled:]:
+        life.when(body)
+    # Whom the lost end was told of has been told.
+    assert life.state.model_copy(update={"overdue": False}) == lived(OVERFLOWED).state
+    assert not closed or life.timers == {"wrap-up": ENDED.occurred_at + timedelta(minutes=10)}
+    life.when(intake.ClosingRequested(call_id="call-1", agent="a", reason="silent")).then(
+        intake.ContactClosed
+    )
+
+
+def test_a_call_that_was_given_up_and_is_answered_after_all_is_watched_again():
+    life = fired(lived([OFFERED, QUEUED]), "lost-track")
+    assert life.state.closed_for == "end_unknown"
+    life.when(ANSWERED, after=timedelta(minutes=1))
+    assert (life.state.phase, life.state.closed_for) == ("answered", None)
+    assert life.timers == {"lost-track": life.now + timedelta(hours=4)}
+
+
+TOLD_TWICE = [
+    telephony.CallRefused(**at(1), queue="vip", reason="joinempty"),
+    telephony.CallRefused(**at(9), queue="cards", reason="full"),
+    telephony.CallRefused(**at(12), queue="loans", reason="unknown"),
+    telephony.CallOffered(**at(1), language="zh"),
+    telephony.CallOffered(**at(2), customer_ref="c-b", caller=SEALED, language="en"),
+    telephony.CallOffered(**at(3), customer_ref="c-a", caller=SEALED, callback_of="call-0"),
+    telephony.CallPositioned(**at(4), queue="cards", visit=1, position=4),
+    telephony.CallPositioned(**at(8), queue="cards", visit=1, position=2),
+]
+
+
+@settings(max_examples=200)
+@given(st.permutations(TOLD_TWICE), st.lists(st.sampled_from(TOLD_TWICE), max_size=3))
+def test_of_two_words_the_time_decides_and_not_the_reading(order, again):
+    contact = lived([*order, *again]).state
+    assert (contact.refused, contact.refused_by) == ("full", "cards")
+    assert (contact.customer_ref, contact.caller, contact.language) == ("c-b", SEALED, "zh")
+    assert (contact.callback_of, contact.offered_at) == ("call-0", NOW + timedelta(seconds=1))
+    assert [(visit.place, visit.placed_at) for visit in contact.visits] == [(2, NOW + timedelta(seconds=8))]
+    assert contact == lived(TOLD_TWICE).state
+
+
+def test_a_place_that_is_only_inferred_is_worth_no_write():
+    inferred = telephony.CallPositioned(**at(4), queue="cards", visit=1, position=1, inferred=True)
+    assert lived([OFFERED, QUEUED, inferred]).outcome == Ignored("informative")
+    assert lived([OFFERED, QUEUED]).state.visits[0].place == 2
 
 
 # ------------------------------------------------------------ who calls again

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import Counter
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.intake.waiting import agi
-from services.intake.waiting.agi import DIALPLAN, AgiServer, variables
+from services.intake.waiting.agi import PORT, AgiServer, NotKnown, dialplan, variables
 from services.intake.waiting.guidance import Guidance, Prompt
 
 OK = "200 result=1"
@@ -99,7 +100,9 @@ def arguments_of(text):
 @asynccontextmanager
 async def serving(*, replies=(), **scripts):
     options = {name: scripts.pop(name) for name in ("session_within", "sessions_at_most") if name in scripts}
-    async with AgiServer(scripts, port=0, **options) as server:
+    outcomes = Counter()
+    async with AgiServer(scripts, port=0, ended=lambda word: outcomes.update([word]), **options) as server:
+        server.outcomes = outcomes
 
         async def ask(request, replies=replies):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -218,6 +221,43 @@ async def test_a_failing_script_says_so_and_names_no_caller(returned, logged):
             await settled(server, failed=1)
     assert [line["error"] for line in lines] == [logged]
     assert "138" not in str(lines)
+
+
+async def test_a_call_of_which_nothing_is_known_is_told_apart_from_a_failure():
+    async def script(_):
+        raise NotKnown
+
+    with structlog.testing.capture_logs() as lines:
+        async with serving(guidance=script) as (server, ask):
+            assert await ask(headers("guidance")) == {"HOTLINE_RESULT": "failed"}
+            await settled(server, unknown_call=1)
+    assert [line["event"] for line in lines] == ["agi call unknown"]
+
+
+async def test_the_port_is_the_dialplans_unless_it_is_taken():
+    try:
+        taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", PORT)
+    except OSError:  # whoever has it, it is taken then
+        taken = None
+    with structlog.testing.capture_logs() as lines:
+        async with AgiServer({}) as server:
+            assert server.port != PORT
+    assert [(line["event"], line["wanted"]) for line in lines] == [("agi port taken", PORT)]
+    with pytest.raises(OSError, match="in use"):
+        async with AgiServer({}, port=PORT):
+            pass
+    if taken is not None:
+        taken.close()
+
+
+def test_every_question_of_the_dialplan_names_door_call_and_system():
+    asked = re.findall(r"AGI\((.*)\)", dialplan("pbx1", 5000))
+    assert len(asked) == 4
+    for question in asked:
+        assert question.startswith("agi://127.0.0.1:5000/")
+        assert "?call=${URIENCODE(${CHANNEL(linkedid)})}&system=pbx1" in question
+    assert f"agi://127.0.0.1:{PORT}/" in dialplan()
+    assert "system" not in dialplan()
 
 
 async def test_an_unknown_script_says_so():
@@ -371,7 +411,7 @@ async def test_stopping_ends_what_is_under_way():
 
 
 def test_the_dialplan_reads_only_variables_that_are_set():
-    read = set(re.findall(r"\$\{(HOTLINE_\w+)", DIALPLAN))
+    read = set(re.findall(r"\$\{(HOTLINE_\w+)", dialplan()))
     guidance = Guidance(
         language="zh", open=True, say=(Prompt(kind="menu", text="…"),), position=None, estimate_ms=None,
         about_ms=None, at_most_ms=None, basis="unknown", unknown_because="no_history", answers=(),

@@ -748,6 +748,7 @@ async def test_what_is_wrong_is_answered_with_its_place_and_never_with_its_conte
         ("PATCH", f"/customers/{ref}", {"phone": secret, "reason": "r"}, 422),
         ("PATCH", f"/customers/{ref}", {"name": "x\x00" + secret, "reason": "r"}, 422),
         ("PATCH", f"/customers/{ref}", {"nmae": secret, "reason": "r"}, 422),
+        ("POST", "/customers/find", {"phone": "13910005000", "reason": "r", secret: 1}, 422),
         ("PATCH", f"/customers/{ref}", {"name": secret}, 422),
         ("GET", f"/customers/{ref}", None, 422),
         ("GET", f"/customers/{ref}/history?reason=r&before={secret}", None, 422),
@@ -760,6 +761,37 @@ async def test_what_is_wrong_is_answered_with_its_place_and_never_with_its_conte
         assert (status, "138001" in json.dumps(answer)) == (expected, False), (path, body, answer)
         assert answer["error"]
     assert (await books.does(store.load, ref)).version == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "path", "expected", "most_read"),
+    [
+        ("nobody", "/customers/find", (401, "unauthenticated"), 0),
+        ("bot", "/customers/find", (403, "forbidden"), 0),
+        ("mia", "/customers/c-1/hold", (403, "forbidden"), 0),
+        ("mia", "/customers/find", (413, "too_large"), 2),
+    ],
+)
+async def test_who_may_not_ask_is_not_read_and_who_may_is_read_within_bounds(
+    clients, token, path, expected, most_read
+):
+    chunk, read, answers = b"1" * (1 << 16), [], []
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "server": ("door", 80),
+        "client": ("127.0.0.1", 1), "headers": [(b"authorization", f"Bearer {token}".encode())],
+    }  # fmt: skip
+
+    async def receive():
+        read.append(len(chunk))
+        return {"type": "http.request", "body": chunk, "more_body": len(read) < 100}
+
+    async def send(part):
+        answers.append(part)
+
+    await clients["mia"].app(scope, receive, send)
+    assert (answers[0]["status"], json.loads(answers[1]["body"])["error"]) == expected
+    assert len(read) <= most_read
 
 
 async def test_an_erased_customer_is_shown_as_erased_and_cannot_be_written(books, clients):

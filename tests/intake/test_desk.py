@@ -31,13 +31,15 @@ from chassis.vault import ERASED
 from schemas import intake, telephony
 from schemas.case import Personal
 from schemas.envelope import BY_WIRE
+from services.intake import store
 from services.intake.app import STAGE, look_up
+from services.intake.customers import store as customers
 from services.intake.customers.erasure import erase
 from services.intake.customers.record import Person
 from services.intake.desk.checklist import load_checklists
-from services.intake.domain import Policy
+from services.intake.domain import Known, Policy
 from services.intake.door import app as door_app
-from services.intake.door import cases, desk, drafts
+from services.intake.door import cases, desk, drafts, ledger
 from services.intake.door.access import Access, Visitor
 from services.intake.door.entry import Entry
 from services.intake.door.house import House
@@ -730,6 +732,45 @@ async def test_what_was_merged_is_shown_under_the_survivor(rig):
     assert len(pop["open_cases"]) == 1
 
 
+async def test_a_case_under_another_number_is_known_when_the_caller_comes_again(rig):
+    await rig.answered()
+    other = {**CASE, "phone": "139 0013 9000"}
+    assert (await rig.ask("POST", "/calls/call-1/record", other, **key())).status == 201
+    await rig.view_cases()
+    case_id = str(await rig.value("select case_id from cases"))
+    await rig.answered("call-2")
+    pop = (await rig.ask("GET", "/calls/call-2/pop")).body
+    assert [case["case_id"] for case in pop["open_cases"]] == [case_id]
+    (record,) = rig.said("repeat-noticed")
+    assert [str(one) for one in intake.RepeatNoticed.parse(record.value).open_cases] == [case_id]
+    await rig.rows("update cases set closed_at = now()")
+    assert (await rig.ask("GET", "/calls/call-2/pop")).body["open_cases"] == []
+
+
+async def test_who_was_merged_is_one_customer_also_for_the_stage_and_the_assistant(rig):
+    other = "+8613900139000"
+    await rig.answered()
+    assert (await rig.ask("POST", "/calls/call-1/record", CASE, **key())).status == 201
+    await rig.view_cases()
+    await a_wish(rig, "owed", PHONE, utc_now())
+    await rig.answered("call-0", other)
+    mine, theirs = rig.vault.customer_ref(PHONE), rig.vault.customer_ref(other)
+    async with rig.database.transaction() as tx:
+        await customers.merge(tx, theirs, mine, "chen", "the same person")
+    await rig.answered("call-2", other)
+    noticed = [intake.RepeatNoticed.parse(record.value) for record in rig.said("repeat-noticed")]
+    (body,) = [body for body in noticed if body.call_id == "call-2"]
+    assert (body.contacts, len(body.open_cases)) == (4, 1)
+
+    async def cancelled():
+        return bool(rig.said("callback-cancelled"))
+
+    await eventually(cancelled, what="the callback of the same customer")
+    async with rig.database.session() as tx:
+        known = await store.known_callers(tx, [mine, theirs, "c-9"], utc_now() - timedelta(days=1))
+    assert (known[mine].contacts, known[theirs].contacts, known["c-9"]) == (4, 4, Known())
+
+
 async def test_a_call_that_nobody_has_heard_of_is_not_found(rig):
     for method, path, body in (
         ("GET", "/calls/nobody/pop", None),
@@ -784,10 +825,79 @@ async def test_a_call_is_attached_to_open_cases_that_exist(rig):
         assert (await rig.ask("POST", "/calls/call-1/attach", asked)).status == 422
 
 
+async def test_what_the_customer_says_of_an_open_case_goes_with_the_call_and_its_draft_ends(rig):
+    await rig.answered()
+    case = (await rig.ask("POST", "/calls/call-1/record", CASE, **key())).body
+    await rig.answered("call-2")
+    await rig.ask("PUT", "/calls/call-2/draft", {"summary": "还没退款"})
+    asked = {"case_id": case["case_id"], "text": f"还没退款，卡号{CARD}"}
+    done = [await rig.ask("POST", "/calls/call-2/attach", asked, **key("a")) for _ in range(2)]
+    assert [(one.status, one.body) for one in done] == [(200, done[0].body)] * 2
+    (record,) = rig.said("contact-attached")
+    body = intake.ContactAttached.parse(record.value)
+    assert rig.vault.open(body.customer_ref, body.text) == "还没退款，卡号**** **** **** 7894"
+    assert body.customer_ref == rig.vault.customer_ref(PHONE)
+    assert await rig.value("select count(*) from drafts") == 0
+    await rig.answered("call-3", None)
+    await rig.ask("POST", "/calls/call-3/attach", {"case_id": case["case_id"]})
+    silent = intake.ContactAttached.parse(rig.said("contact-attached")[1].value)
+    assert (silent.customer_ref, silent.text) == (None, None)
+
+
+async def test_a_draft_ends_with_its_call_whoever_asks_for_the_verdict_and_is_not_kept_for_ever(rig):
+    for number in (1, 2, 3, 4):
+        await rig.answered(f"call-{number}")
+        await rig.ask("PUT", f"/calls/call-{number}/draft", {"summary": "一"})
+    assert (await rig.ask("POST", "/calls/call-1/close", {"reason": "silent"})).status == 200
+    assert await rig.value("select count(*) from drafts where call_id = 'call-1'") == 0
+    await rig.tell(fact(telephony.CallEnded, "call-4", cause="normal"))
+    unread = intake.ClosingRequested(call_id="call-2", agent="zhang", reason="silent")
+    await rig.entry.command(new_id(), unread)
+    await rig.until("closed", "call-2")
+
+    async def pruned(**age):
+        await rig.rows("update drafts set updated_at = now() - $1::interval", timedelta(**age))
+        async with rig.database.session() as tx:
+            await ledger.prune(tx, timedelta(days=15), timedelta(days=30))
+        return [row["call_id"] for row in await rig.rows("select call_id from drafts order by call_id")]
+
+    assert await pruned(minutes=50) == ["call-2", "call-3", "call-4"]
+    assert await pruned(hours=2) == ["call-3", "call-4"]
+    assert await pruned(days=8) == []
+
+
+async def test_who_is_sent_elsewhere_is_closed_with_the_place(rig):
+    await rig.answered()
+    wrong = await rig.ask("POST", "/calls/call-1/close", {"reason": "spam", "referred_to": "police"})
+    assert (wrong.status, wrong.body["faults"][0]["path"]) == (422, "body")
+    asked = {"reason": "not_ours", "referred_to": "police"}
+    closed = await rig.ask("POST", "/calls/call-1/close", asked)
+    assert closed.body == {"call_id": "call-1", **asked}
+    (record,) = rig.said("contact-closed")
+    assert intake.ContactClosed.parse(record.value).referred_to == "police"
+
+
+async def test_an_agent_records_while_the_answer_itself_is_late(rig):
+    await rig.tell(*ringing())
+    await rig.until("queued")
+    done = await rig.ask("POST", "/calls/call-1/record", CASE, **key())
+    assert done.status == 201
+    ended = fact(telephony.CallEnded, "call-1", cause="normal")
+    await rig.tell(fact(telephony.QueueLeft, "call-1", queue="cards", visit=1, reason="abandoned"), ended)
+    await rig.tell(answer())
+    await eventually(lambda: rig.value("select agent from visits"), what="the answer")
+    (row,) = await rig.rows("select phase, closed_for, case_no from calls left join cases using (case_id)")
+    assert (row["phase"], row["closed_for"]) == ("recorded", None)
+    assert rig.said("command-refused") == rig.said("contact-closed") == []
+
+
 async def test_a_closed_contact_takes_no_record(rig):
     await rig.answered()
     closed = await rig.ask("POST", "/calls/call-1/close", {"reason": "wrong_number"})
-    assert (closed.status, closed.body) == (200, {"call_id": "call-1", "reason": "wrong_number"})
+    assert (closed.status, closed.body) == (
+        200,
+        {"call_id": "call-1", "reason": "wrong_number", "referred_to": None},
+    )
     late = await rig.ask("POST", "/calls/call-1/record", CASE, **key())
     assert (late.status, late.body["error"]) == (409, "contact_closed")
     assert "wrong_number" in late.body["why"]
@@ -848,7 +958,26 @@ async def test_attempts_count_once_each_and_end_the_callback(rig):
     assert (last.body["exhausted"], last.body["next_at"]) == (True, None)
     over = await rig.ask("POST", "/callbacks/call-1/cancel", {"reason": "customer_asked"})
     assert (over.status, over.body["error"]) == (409, "callback_over")
-    assert (await rig.ask("GET", "/callbacks")).body == {"callbacks": []}
+    assert (await rig.ask("GET", "/callbacks")).body == {"callbacks": [], "next": None}
+
+
+async def test_callbacks_come_page_by_page(rig, monkeypatch):
+    monkeypatch.setattr(desk, "MOST_CALLBACKS", 2)
+    now = utc_now()
+    for number in range(5):
+        await a_wish(rig, f"call-{number}", f"+861390013900{number}", now - timedelta(minutes=9 - number))
+    pages, after = [], ""
+    while after is not None:
+        page = (await rig.ask("GET", f"/callbacks?queue=cards{after and '&after=' + after}")).body
+        pages.append([(one["call_id"], one["place"], one["ready"]) for one in page["callbacks"]])
+        after = page["next"]
+    assert pages == [
+        [("call-0", 1, True), ("call-1", 2, True)],
+        [("call-2", 3, True), ("call-3", 4, True)],
+        [("call-4", 5, True)],
+    ]
+    nothing = await rig.ask("GET", "/callbacks?after=nobody")
+    assert (nothing.status, nothing.body["faults"][0]["path"]) == (422, "query.after")
 
 
 async def test_a_callback_can_be_cancelled_where_there_is_one(rig):
@@ -882,7 +1011,7 @@ async def test_only_agents_may_ask(stage_database, vault):
     assert (nobody.status, nobody.body["error"]) == (401, "unauthenticated")
     assert nobody.headers["www-authenticate"] == "Bearer"
     assert (manager.status, manager.body["error"]) == (403, "forbidden")
-    assert (agent.status, agent.body) == (200, {"callbacks": []})
+    assert (agent.status, agent.body) == (200, {"callbacks": [], "next": None})
 
 
 BAD = {

@@ -443,6 +443,43 @@ async def test_a_gap_before_silence_is_told_shown_by_every_door_and_let_go_after
     assert missing(one, "picked") is None
 
 
+async def test_numbered_cloudevents_and_their_manifests_show_what_was_lost(stage_database, vault, clock):
+    def numbered(number, kind="call-offered", **data):
+        return {**event(f"e-{number}", kind, **data), "sequence": str(number)}
+
+    every = Webhook(name="every", kind="cloudevents", every_event=True)
+    picked = Webhook(name="picked", kind="cloudevents")
+    rig = DoorRig(stage_database, vault, {source.name: source for source in (every, picked)})
+    at = "2026-11-24T09:00:10Z"
+    said = {"source": "pbx", "from_seq": 41, "to_seq": 48, "count": 8, "period_from": at, "period_to": at}
+    manifest = {**event("m-1", "manifest-published"), "data": said}
+    async with rig.client() as client:
+        for source in ("every", "picked"):
+            for number in (41, 43):
+                await post(client, numbered(number), source=source)
+            await post(client, numbered(44, "of-no-use"), source=source)
+            await post(client, numbered(45, "call-queued", queue=1), source=source)
+            batch = [numbered(46), numbered(47)]
+            assert (await post(client, batch, BATCH, source)).json()["kept"] == 2
+        kept, again, unread = [
+            (answer.status_code, answer.json())
+            for answer in [
+                await post(client, manifest, source="every"),
+                await post(client, manifest, source="every"),
+                await post(client, manifest, source="picked"),
+            ]
+        ]
+        other = {**manifest, "data": {**said, "to_seq": 43, "count": 3}}
+        assert (await post(client, other, source="every")).status_code == 409
+        clock(11)
+        await keep_time(rig.house, rig.sources)
+    assert (kept[0], again[0], unread[1]["unknown"]) == (202, 200, ["telephony.manifest-published.v1"])
+    gaps = await rig.sent(telephony.SourceInterrupted)
+    assert [(gap.source, gap.from_seq, gap.to_seq) for gap in gaps] == [("every", 42, 42), ("every", 48, 48)]
+    assert missing(rig, "every") == 2
+    assert await rig.sent(telephony.ManifestPublished) == [], "it numbers their feed, not ours"
+
+
 def test_a_sources_file_is_checked_entry_by_entry(tmp_path):
     path = tmp_path / "sources.yaml"
 

@@ -15,7 +15,7 @@ from chassis.vault import Vault
 from schemas import intake, telephony
 from services.intake.app import STAGE
 from services.intake.door import ledger
-from services.intake.door.entry import FEED, MOST_WAITING, Busy, Delivery, Entry, Position, fact_id
+from services.intake.door.entry import FEED, MOST_WAITING, Busy, Delivery, Entry, Position, fact_id, sealed
 from services.intake.sources.canonical import Mapped
 from tests.given import NOW, call, headers_of
 
@@ -219,3 +219,17 @@ async def test_another_number_to_call_back_names_whose_key_opens_it(door, vault)
     (record,) = await sent(relay, log)
     body = telephony.CallbackRequested.parse(record.value)
     assert vault.open(body.customer_ref, body.number) == "+8613800138001"
+
+
+@pytest.mark.parametrize(("to", "kind", "kept"), [
+    ("13800138000", "external", "138****8000"),
+    ("9013800138000", "external", "****00"),
+    ("sip:13800138000@trunk", "unknown", "138****8000"),
+    ("8001", "unknown", "8001"),
+    ("95588", "external", "95588"),
+    ("", "unknown", ""),
+    ("12345678", "queue", "12345678"),
+])  # fmt: skip
+def test_where_a_caller_is_passed_on_to_is_no_number_in_clear(vault, to, kind, kept):
+    body = telephony.CallTransferred(**call(), mode="blind", to=to, to_kind=kind)
+    assert sealed(Mapped("k", body), None).to == kept

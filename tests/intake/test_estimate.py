@@ -3,8 +3,10 @@
 import gzip
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib import resources
 from itertools import pairwise
 from math import asinh, exp, log
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -23,6 +25,8 @@ from bench.waiting import (
     floor_percent,
     read_calls,
 )
+from schemas import telephony
+from services.intake.sources.asterisk import replay
 from services.intake.waiting.estimate import (
     ENOUGH,
     RECENT,
@@ -32,11 +36,13 @@ from services.intake.waiting.estimate import (
     Standing,
     Stay,
     estimate,
+    line_of,
     served,
     standing,
 )
 from services.intake.waiting.wording import BEYOND, STEPS, Told, tell
 
+RECORDING = Path(str(resources.files("cli"))) / "recordings/run2-full/ami-steady.raw.gz"
 NINE = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
 
@@ -438,3 +444,45 @@ def test_the_replay_sees_what_the_rows_of_the_past_say(first_days):
     assert list(replay.asked())
     stays = [call.stay for call in morning]
     assert tuple(replay._served) == served(stays, max(one.answered_at for one in stays if one.answered_at))
+
+
+# ------------------------------------------------------------ where the switch says that callers stand
+
+
+def test_without_places_the_line_is_ordered_by_rank():
+    stays = [stay(-30), stay(-20, credit=90), stay(-10), stay(-40, left=-5), stay(5), stay(-9000)]
+    assert line_of(stays, NINE) == [stays[1], stays[0], stays[2]]
+
+
+def recorded_stays():
+    """The stays of a real PBX with priorities that it does not tell, and the places that it told later."""
+    facts = [fact.body for fact in replay(RECORDING, "pbx")]
+    ends = {
+        (body.call_id, body.visit): body.occurred_at
+        for body in reversed(facts)
+        if isinstance(body, telephony.CallAnswered | telephony.QueueLeft)
+    }
+    stays = {}
+    for body in facts:
+        if isinstance(body, telephony.CallQueued):
+            at, name = body.occurred_at, (body.call_id, body.visit)
+            stay = Stay(at, at, left_at=ends.get(name), place=body.position, placed_at=at)
+            stays.setdefault(body.queue, {})[name] = stay
+    told = [body for body in facts if isinstance(body, telephony.CallPositioned)]
+    return stays, told
+
+
+def test_the_line_of_a_real_queue_stands_as_the_switch_says_and_not_first_come_first_served():
+    stays, told = recorded_stays()
+    right = by_rank = seen = 0
+    for body in told:
+        queue, at = stays[body.queue], body.occurred_at + timedelta(milliseconds=50)
+        stay = queue.get((body.call_id, body.visit))
+        if stay is None or not stay.waits(at):
+            continue
+        seen += 1
+        line = line_of(queue.values(), at)
+        right += [one is stay for one in line].index(True) + 1 == body.position
+        by_rank += standing(queue.values(), stay.rank, at).ahead + 1 == body.position
+    assert (seen, by_rank) == (88, 42)
+    assert right >= 86

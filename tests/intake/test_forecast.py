@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.intake.staffing.forecast import COVERAGE, WEEKS, forecast, trust
+from services.intake.staffing.forecast import COVERAGE, WEEKS, forecast, forecast_queues, trust
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 MONDAY = date(2026, 11, 23)
@@ -294,3 +294,79 @@ def test_any_history_gives_a_band_about_what_is_expected(counts, weekday):
         assert 0 <= slot.low <= slot.expected <= slot.high
         assert math.isfinite(slot.high)
     assert max(expected(slots)) <= 3 * sum(max(of_day) for of_day in zip(*counts, strict=True))
+
+
+# ------------------------------------------------------------------ holidays and days worked for them
+
+HOLIDAYS = (date(2026, 10, 1), date(2026, 10, 7))
+SWAPPED = date(2026, 10, 10)
+"""A Saturday that is worked like a Friday."""
+
+
+def weekday_of(queue, day):
+    if queue == "fraud":
+        return day.weekday()
+    weekday = 4 if day == SWAPPED else day.weekday()
+    return None if HOLIDAYS[0] <= day <= HOLIDAYS[1] or weekday > 4 else weekday
+
+
+def loans(day):
+    """Weekdays only, and as the calendar says."""
+    return [0.0] * 48 if weekday_of("loans", day) is None else SHAPE
+
+
+def foreseen(day, **means):
+    # A day without calls has no entry: nobody knows whether it was observed.
+    histories = {
+        queue: {at: calls for at, calls in history(56, mean, until=day).items() if calls}
+        for queue, mean in means.items()
+    }
+    slots, word = forecast_queues(histories, day, SHANGHAI, weekday_of)
+    assert [slot.start.date() for slot in slots] == [day] * 48
+    return slots, word
+
+
+@pytest.mark.parametrize("day", [HOLIDAYS[0], MONDAY - 2 * DAY])
+def test_on_a_holiday_or_a_day_without_hours_nobody_is_expected(day):
+    slots, word = foreseen(day, loans=loans)
+    assert {(slot.expected, slot.low, slot.high) for slot in slots} == {(0, 0, 0)}
+    assert (word.word, word.en) == ("good", "nobody answers that day")
+
+
+def test_a_day_worked_for_a_holiday_is_forecast_as_the_weekday_whose_hours_it_has():
+    slots, word = foreseen(SWAPPED, loans=loans)
+    assert sum(expected(slots)) == pytest.approx(sum(SHAPE), rel=0.01)
+    assert word.word == "fair"
+
+
+@pytest.mark.parametrize("day", [date(2026, 10, 12), date(2026, 10, 15)])
+def test_holidays_and_days_worked_for_them_teach_nothing(day):
+    quiet = {day: loans(day) for day in [HOLIDAYS[0] + n * DAY for n in range(7)]}
+
+    def answered(day):
+        return (
+            [5.0] * 48 if day in quiet else [often * 3 for often in SHAPE] if day == SWAPPED else loans(day)
+        )
+
+    slots, _ = foreseen(day, loans=answered)
+    assert sum(expected(slots)) == pytest.approx(sum(loans(day)), rel=0.01, abs=0.5)
+
+
+def test_where_one_queue_has_a_holiday_the_others_are_expected_as_ever():
+    slots, word = foreseen(HOLIDAYS[0], loans=loans, fraud=lambda _: SHAPE)
+    assert sum(expected(slots)) == pytest.approx(sum(SHAPE), rel=0.01)
+    assert word.word == "good"
+    both, word = foreseen(SWAPPED, loans=loans, fraud=lambda _: SHAPE)
+    assert sum(expected(both)) == pytest.approx(2 * sum(SHAPE), rel=0.01)
+    assert word.word == "fair"
+    together, _ = foreseen(date(2026, 11, 5), loans=loans, fraud=lambda _: SHAPE)
+    assert sum(expected(together)) == pytest.approx(2 * sum(SHAPE), rel=0.01)
+
+
+def test_without_an_ordinary_day_there_is_no_forecast_but_of_a_holiday():
+    only = {datetime(2026, 10, 2, 9, tzinfo=SHANGHAI): 5}
+    for histories in ({}, {"loans": only}):
+        with pytest.raises(ValueError, match="import earlier calls"):
+            forecast_queues(histories, date(2026, 10, 12), SHANGHAI, weekday_of)
+    slots, _ = forecast_queues({"loans": only}, HOLIDAYS[1], SHANGHAI, weekday_of)
+    assert sum(expected(slots)) == 0

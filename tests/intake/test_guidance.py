@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.intake.waiting.estimate import Estimate
 from services.intake.waiting.guidance import OpenCase, Situation, guide, reason_of
-from services.intake.waiting.hours import HOURS, BadHours, Calendar, load_hours, opening_words
+from services.intake.waiting.hours import HOURS, BadHours, Calendar, callback_words, load_hours, opening_words
 from services.intake.waiting.knowledge import load_knowledge
 from services.intake.waiting.wording import tell
 
@@ -213,6 +213,11 @@ def test_the_last_minute_is_open_and_the_next_is_not(hours):
     assert hours.is_open("online", local(2026, 11, 25, 19, 59, 59))
     assert not hours.is_open("online", local(2026, 11, 25, 20, 0, 0))
     assert hours.is_open("online", datetime(2026, 11, 25, 0, 30, tzinfo=UTC))
+
+
+def test_who_asks_to_be_called_back_is_told_when():
+    assert callback_words("en", NOW + timedelta(days=4), NOW).startswith("Thank you. We call you back on ")
+    assert callback_words("zh", NOW, NOW) == f"好的，我们会在今天{NOW:%H:%M}给您回电，您的排队位置已保留。"
 
 
 def test_hours_that_never_come_have_no_next_opening():

@@ -84,6 +84,19 @@ def test_a_storm_of_gaps_is_bounded_and_none_of_them_is_silent():
     assert [gap.from_seq for gap in told] == list(range(2, 21, 2))
 
 
+def test_a_manifest_shows_what_was_lost_before_a_silence_and_comes_late_or_early():
+    known, _ = hear(Numbers(), 7, 8)
+    manifest = Place("core-1", 12, place(12).at, come=False)
+    known, told = known.heard([manifest, manifest], "fs", NOW)
+    assert (told, known.missing) == ([], 4)
+    known, told = hear(known, 10, after=timedelta(seconds=1))  # it was under way
+    known, told = hear(known, after=PATIENCE)
+    assert [(gap.from_seq, gap.to_seq) for gap in told] == [(9, 9), (11, 12)]
+    assert hear(known, 13)[0].missing == 3, "the next number shows no other gap"
+    first, _ = Numbers().heard([manifest], "fs", NOW)
+    assert first.missing == 0, "what was before the first word is not judged"
+
+
 EVENTS = [(core, number) for core in ("a", "b") for number in range(1, 10)]
 
 

@@ -16,6 +16,7 @@ from services.intake.sources import cloudevents, connect, freeswitch, genesys, t
 from services.intake.sources.canonical import BadPayload, Reading
 from services.intake.sources.cloudevents import MAX_BATCH, MAX_EVENT, CloudEvent, read_http
 from services.intake.sources.foreign import MOST, Payload, read_json, split_array, visit_of
+from services.intake.sources.sequence import Place
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NINE = datetime(2026, 11, 23, 9, tzinfo=UTC)
@@ -212,6 +213,65 @@ def test_optional_attributes_may_be_odd():
         f"ce-{key}": value for key, value in envelope().items() if key != "data"
     }
     assert read_http(headers, json.dumps(QUEUED).encode()) == [structured(envelope())]
+
+
+HEARD = NINE + timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("event", "number"),
+    [
+        (envelope(sequence="0041"), 41),
+        (envelope(sequence=41), 41),
+        (envelope({**QUEUED, "source_seq": 41}), 41),
+        (envelope({**QUEUED, "source_seq": 7}, sequence="41"), 41),
+        (envelope(kind="telephony.of-no-use.v1", sequence="41"), 41),
+        (envelope({**QUEUED, "queue": None}, sequence="41"), 41),
+        (envelope(sequence="forty-one"), None),
+        (envelope(sequence="-1"), None),
+        (envelope(sequence=True), None),
+        (envelope(sequence="1" * 19), None),
+        (envelope(), None),
+    ],
+)
+def test_the_number_of_an_event_is_told_whatever_it_says_if_nothing_is_left_out(event, number):
+    read = structured(event)
+    try:
+        place = cloudevents.facts(read, HEARD).place
+        assert cloudevents.facts(read).place is None
+    except BadPayload as bad:
+        place = bad.place
+    assert (place and place.sequence) == number
+    if place is not None:
+        assert (place.core, place.come) == (event["source"], True)
+
+
+MANIFEST = {"source": "pbx", "from_seq": 41, "to_seq": 43, "count": 3,
+            "period_from": "2026-11-23T09:00:00Z", "period_to": "2026-11-23T09:00:10Z"}  # fmt: skip
+
+
+def test_a_manifest_says_how_far_a_numbered_feed_has_come_and_is_no_fact():
+    read = structured(envelope(MANIFEST, "telephony.manifest-published.v1"))
+    reading = cloudevents.facts(read, HEARD)
+    assert (reading.facts, reading.unknown) == ((), None)
+    assert reading.place == Place(read.source, 43, NINE + timedelta(seconds=10), come=False)
+    assert cloudevents.facts(read).unknown == "telephony.manifest-published.v1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "attributes", "path"),
+    [
+        ({"count": 2}, {}, "data.count"),
+        ({"from_seq": 44, "count": 0}, {}, "data.count"),
+        ({"from_seq": -1, "count": 45}, {}, "data.count"),
+        ({"to_seq": "many"}, {}, "data.to_seq"),
+        ({"period_to": "1999-01-01T00:00:00Z"}, {}, "data.period_to"),
+        ({}, {"sequence": "44"}, "sequence"),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_refused_with_its_path(changes, attributes, path):
+    event = envelope({**MANIFEST, **changes}, "telephony.manifest-published.v1", **attributes)
+    assert refused(cloudevents.facts, structured(event), HEARD)[0] == path
 
 
 def test_header_values_are_unquoted_and_percent_decoded():
@@ -455,12 +515,27 @@ def test_connect_events_tell_a_call_that_is_passed_on_and_given_up():
         ("CallEnded", 182, {"cause": "disconnected", "total_ms": 182_000}),
         ("CallQueued", 181, second),
         ("QueueLeft", 241, {**second, "reason": "abandoned", "wait_ms": 60_000}),
+        ("CallEnded", 241, {"cause": "customer_disconnect"}),
         ("WrapupDone", 212, {"agent": "agent-7", "acw_ms": 30_000}),
     ]
     facts = [fact for reading in readings[:8] for fact in reading.facts]
     assert {fact.body.call_id for fact in facts} == {"c0000001-0000-4000-8000-000000000001"}
-    assert [fact.phone for fact in facts] == [PHONE] + [None] * 8
+    assert [fact.phone for fact in facts] == [PHONE] + [None] * 9
     assert [reading.delivery for reading in readings] == [f"e{number}" for number in range(1, 11)]
+
+
+@pytest.mark.parametrize("passed_on", ["TRANSFER", "QUEUE_TRANSFER"])
+def test_a_connect_call_ends_with_the_contact_that_is_passed_on_to_no_other(passed_on):
+    events = fixture("connect_events")
+    first, second = events[4], events[6]
+    first["detail"]["nextContactId"] = second["detail"]["contactId"]
+    second["detail"]["initiationMethod"] = passed_on
+    if passed_on == "QUEUE_TRANSFER":
+        del first["detail"]["agentInfo"]
+    left, ended = story([connect.facts(first)]), story([connect.facts(second)])
+    assert [kind for kind, *_ in left] == ["TalkEnded" if passed_on == "TRANSFER" else "QueueLeft"]
+    assert left[0][2].get("ended_by", left[0][2].get("reason")) in ("transfer", "overflow")
+    assert ended[-1] == ("CallEnded", 241, {"cause": "customer_disconnect"})
 
 
 def test_connect_disconnected_without_agent_left_the_queue_and_is_over():

@@ -4,23 +4,36 @@ import asyncio
 import gzip
 import json
 import time
+from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
+from typing import get_args
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
 from chassis.kafka import whole
-from cli.listening import NEEDS, Findings, judged
+from cli.listening import Findings, judged
+from cli.needs import ASTERISK, NEEDS
 from cli.telephony import telephony_app
 from cli.world import DOOR, World
 from schemas import telephony
 from schemas.envelope import BY_BODY
+from services.intake.door.sources import Webhook
+from services.intake.sources import connect, freeswitch, genesys, twilio
 from services.intake.sources.asterisk import replay
+from services.intake.waiting.agi import dialplan
 from tests.conftest import eventually
 from tests.intake.pbx import FLAKY, LOG, SECRET, STEADY, USER, FakePbx, events
 
 EVENTS = events(STEADY)
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def payloads(name):
+    read = json.loads((FIXTURES / f"{name}.json").read_text())
+    return read if isinstance(read, list) else [read]
 
 
 async def hotline(*arguments):
@@ -99,7 +112,7 @@ async def test_what_is_no_recording_is_said_and_nothing_is_sent(world, tmp_path)
     assert "timestampevents=yes" in printed
 
 
-DIALPLAN = [need.fix for need in NEEDS if need.event.startswith("UserEvent ")]
+DIALPLAN = [need.fix for need in ASTERISK if need.event.startswith("UserEvent ")]
 
 
 @pytest.fixture
@@ -201,7 +214,7 @@ async def test_a_log_alone_is_read_at_once_and_told_what_it_can_never_say(tmp_pa
 def test_the_needs_are_events_that_the_switch_really_maps():
     """Each need, by the recording: the events named are the ones that become those facts."""
     kinds = {type(fact.body) for fact in replay(STEADY, "pbx")}
-    assert {need.kind for need in NEEDS} <= kinds
+    assert {need.kind for need in ASTERISK} <= kinds
     steady, flaky = (
         {
             f"UserEvent {one['UserEvent']}" if one["Event"] == "UserEvent" else one["Event"]
@@ -209,16 +222,58 @@ def test_the_needs_are_events_that_the_switch_really_maps():
         }
         for path in (STEADY, FLAKY)
     )
-    assert {need.event for need in NEEDS} <= steady & flaky
+    assert {need.event for need in ASTERISK} <= steady & flaky
     assert not judged("pbx", Findings())["fine"]
 
 
-def ended(number):
+SAID = {
+    "connect": [connect.facts(one) for one in payloads("connect_events")],
+    "connect_records": [connect.facts_of_record(one) for one in payloads("connect_record")],
+    "twilio": [twilio.facts(one, datetime.now(UTC)) for one in payloads("twilio_forms")],
+    "genesys": [genesys.facts(one) for one in payloads("genesys_events")],
+    "freeswitch": [freeswitch.facts(one) for one in payloads("freeswitch_events")],
+}
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_what_a_webhook_is_asked_for_is_what_its_kind_can_say(kind):
+    told = {type(fact.body) for reading in SAID[kind] for fact in reading.facts}
+    needed = {need.kind for need in NEEDS[kind] if need.is_needed}
+    assert needed == {need.kind for need in NEEDS["cloudevents"] if need.is_needed}
+    assert needed <= told
+    known = {*connect.EVENTS, "contact record", *twilio.TYPES, "CallStatus ringing", "CallStatus completed",
+             *genesys.TOPICS, *freeswitch.ACTIONS, *freeswitch.CHANNELS}  # fmt: skip
+    assert {need.event for need in NEEDS[kind]} <= known
+
+
+def test_every_kind_of_source_has_its_needs():
+    kinds = get_args(Webhook.model_fields["kind"].annotation)
+    assert set(NEEDS) == {"asterisk", *kinds}
+
+
+def test_the_lines_for_a_pbx_name_its_system(tmp_path):
+    listed = sources(tmp_path, {"name": "pbx", "kind": "asterisk", "system": "pbx1", "queue_log": "/l"})
+    asked = ["dialplan", "pbx", "--sources", str(listed), "--dir", str(tmp_path)]
+    done = CliRunner().invoke(telephony_app, asked)
+    assert (done.exit_code, done.stdout) == (0, dialplan("pbx1"))
+    asked[1] = "events"
+    assert CliRunner().invoke(telephony_app, asked).exit_code == 2
+
+
+def a_call(number):
+    """One answered call, event by event, again and again."""
+    kinds = [need.kind for need in NEEDS["cloudevents"] if need.is_needed]
+    kind = kinds[number % len(kinds)]
+    call = {"call_id": f"c-{number // len(kinds)}", "source": "pbx", "occurred_at": "2026-11-25T10:00:00Z"}
+    talk = {"queue": "cards", "visit": 1, "agent": "a-1", "wait_ms": 0, "talk_ms": 0, "cause": "normal"}
+    data = call | {name: value for name, value in talk.items() if name in kind.model_fields}
     return {
-        "specversion": "1.0", "id": f"e-{number}", "source": "/pbx", "type": BY_BODY[telephony.CallEnded].wire,
-        "time": "2026-11-25T10:00:00Z",
-        "data": {"call_id": "c-1", "source": "pbx", "occurred_at": "2026-11-25T10:00:00Z", "cause": "normal"},
+        "specversion": "1.0", "id": f"e-{number}", "source": "/pbx", "type": BY_BODY[kind].wire,
+        "time": "2026-11-25T10:00:00Z", "data": data,
     }  # fmt: skip
+
+
+CLOUDEVENT = "application/cloudevents+json"
 
 
 def heartbeat(number):
@@ -229,14 +284,14 @@ def heartbeat(number):
     }  # fmt: skip
 
 
-async def meanwhile(checking, url, event, kind):
+async def meanwhile(checking, url, event, kind, status=202):
     """Deliver one event after the other until the check has ended; gives what it found."""
     async with httpx.AsyncClient() as client:
         numbers = count(1)
         while not checking.done():
             content = json.dumps(event(next(numbers)))
             answer = await client.post(url, content=content, headers={"content-type": kind})
-            assert answer.status_code == 202
+            assert answer.status_code == status
     return await checking
 
 
@@ -265,17 +320,25 @@ async def test_a_webhook_is_told_its_address_and_what_arrived(world, tmp_path, m
         return 'door_missing_events{source="fs"} 0.0' in shown
 
     await eventually(watched, what="the watch over a source that has said nothing")
-    for source, event, kind, fact in (
-        ("events", ended, "application/cloudevents+json", "telephony.call-ended"),
-        ("fs", heartbeat, "application/json", "of no use to us"),
+    for source, event, kind in (
+        ("events", a_call, CLOUDEVENT),
+        ("fs", heartbeat, "application/json"),
     ):
         code, nothing = await check(source, 1)
         assert (code, nothing["deliveries"], nothing["facts"]) == (1, 0, {})
-        checking = asyncio.create_task(check(source, 2))
+        assert {row["verdict"] for row in nothing["needs"]} == {"unproven"}
+        assert (nothing["faults"] == []) == (source == "events"), "nothing was numbered yet"
+        checking = asyncio.create_task(check(source, 1))
         code, found = await meanwhile(checking, nothing["url"], event, kind)
-        assert code == 0
-        assert found["facts"].keys() == {fact}
+        assert (code, found["fine"]) == ((0, True) if source == "events" else (1, False))
+        assert found["faults"] == []
+        needed = {row["means"] for row in found["needs"] if row["needed"]}
+        assert found["facts"].keys() == (needed if source == "events" else {"of no use to us"})
         # It counts facts a moment longer than deliveries, at both ends.
-        assert 0 <= found["deliveries"] <= found["facts"][fact]
+        assert 0 <= found["deliveries"] <= sum(found["facts"].values())
         assert (found["deliveries"] > 0) == (source == "events"), "what is of no use is counted, not kept"
         assert found["auth"].startswith("none")
+    checking = asyncio.create_task(check("events", 1))
+    url = nothing["url"].replace("/fs", "/events")
+    code, again = await meanwhile(checking, url, lambda number: a_call(1 + number % 5), CLOUDEVENT, 200)
+    assert (code, again["deliveries"], again["duplicates"] > 0) == (0, 0, True)

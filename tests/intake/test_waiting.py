@@ -1,7 +1,8 @@
 """What a waiting caller is told, through HTTP and FastAGI, and that it was told is an event."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from asyncpg import InterfaceError, UndefinedColumnError
@@ -9,10 +10,11 @@ from asyncpg import InterfaceError, UndefinedColumnError
 from chassis.clock import utc_now
 from schemas import telephony
 from services.intake.contact import Contact, Visit
+from services.intake.door import scripts as scripts_room
 from services.intake.door.access import Access
 from services.intake.door.scripts import scripts
 from services.intake.waiting import store
-from services.intake.waiting.agi import AgiRequest, AgiServer
+from services.intake.waiting.agi import AgiRequest, AgiServer, NotKnown
 from tests.intake.door import DoorRig
 
 PHONE = "+8613800138000"
@@ -72,6 +74,26 @@ async def test_a_priority_caller_stands_further_ahead(rig):
     assert answer["position"] == 1
 
 
+async def test_the_switch_s_own_place_goes_before_our_rule(rig):
+    def placed(call_id, ago, place, **more):
+        queued = utc_now() - timedelta(seconds=ago)
+        visit = Visit(number=1, queue="cards", queued_at=queued, place=place, placed_at=queued, **more)
+        return Contact(call_id=call_id, first_at=queued, phase="queued", visits=(visit,))
+
+    gone = {"left_at": utc_now() - timedelta(seconds=5), "left": "abandoned"}
+    await rig.calls(
+        placed("first", 90, 1, **gone), placed("second", 80, 2), placed("third", 70, 3), placed("gold", 60, 2)
+    )
+    async with rig.client() as client:
+
+        async def position(call_id):
+            return (await client.get(f"/queues/cards/guidance?call_id={call_id}")).json()["position"]
+
+        assert [await position(name) for name in ("gold", "second", "third")] == [1, 2, 3]
+        await rig.calls(placed("just now", 0, 2))
+        assert await position("just now") == 2, "though the queue was read before it came"
+
+
 async def test_without_history_the_reason_is_said_instead_of_a_number(rig):
     await rig.calls(waiting("call-1", timedelta(seconds=5)))
     async with rig.client() as client:
@@ -104,6 +126,17 @@ async def test_the_open_case_is_told_only_to_who_has_proved_who_he_is(rig):
     assert "004217" not in secret.text
     assert "C-20261123-004217-6" in proved.text
     assert "cards department is working" in proved.text
+
+
+async def test_an_open_case_is_told_to_whoever_was_merged_with_its_customer(rig):
+    await a_caller_with_an_open_case(rig)
+    async with rig.database.session() as tx:
+        await tx.execute("insert into customers (customer_ref) values ('c-0')")
+        await tx.execute("insert into customers (customer_ref, merged_into) values ('c-1', 'c-0')")
+        await tx.execute("update cases set customer_ref = 'c-0'")
+    async with rig.client() as client:
+        proved = await client.get("/queues/cards/guidance?call_id=call-1&lang=en&identified=true")
+    assert "C-20261123-004217-6" in proved.text
 
 
 async def test_a_question_is_answered_or_said_to_be_unknown(rig):
@@ -152,6 +185,25 @@ async def test_a_callback_needs_a_number_that_can_be_called(rig):
     assert second.number is None
 
 
+async def test_who_wishes_to_be_called_back_is_told_when_and_may_wish_again(rig):
+    await rig.calls(waiting("call-1", timedelta(seconds=5), customer_ref="c-1"))
+    wishes = ({}, {"due_at": (utc_now() + timedelta(days=6)).isoformat()}, {"number": "138 0013 8000"})
+    async with rig.client() as client:
+        answers = [
+            await client.post("/calls/call-1/callback", json={"queue": "loans", **wish}) for wish in wishes
+        ]
+    promised = [datetime.fromisoformat(answer.json()["due_at"]) for answer in answers]
+    assert [answer.json()["promised"] for answer in answers] == [True] * 3
+    assert all(rig.assistant.hours.is_open("loans", due) for due in promised)
+    assert promised[1] - utc_now() > timedelta(days=1, hours=23)
+    assert [body.due_at for body in await rig.sent(telephony.CallbackRequested)] == promised
+    spoken = AgiRequest("callback", {"call": "call-1", "queue": "cards", "lang": "en"}, (), {})
+    async with rig.client():
+        said = await scripts(rig.assistant)["callback"](spoken)
+    *_, last = await rig.sent(telephony.CallbackRequested)
+    assert f"at {last.due_at.astimezone(ZoneInfo('Asia/Shanghai')):%H:%M}" in said["HOTLINE_PROMPT_1"]
+
+
 async def test_the_wallboard_shows_what_is_known_and_null_for_what_is_not(rig):
     await rig.calls(*(waiting(f"call-{n}", timedelta(seconds=40)) for n in range(2)))
     async with rig.client() as client:
@@ -181,6 +233,27 @@ async def test_asterisk_is_told_the_same_over_fastagi(rig):
     assert int(variables["HOTLINE_PROMPTS"].strip('"')) >= 3
     (told,) = await rig.sent(telephony.PositionTold)
     assert (told.call_id, told.position, told.language) == ("call-1", 1, "en")
+
+
+async def test_asterisk_may_ask_a_moment_before_its_event_has_come(rig, monkeypatch):
+    monkeypatch.setattr(scripts_room, "AGAIN", 0.01)
+    asked = []
+    found = rig.assistant.guidance
+
+    async def guidance(about):
+        asked.append(about.call_id)
+        if len(asked) == 3:
+            await rig.calls(waiting("pbx1-call-1", timedelta(seconds=5)))
+        return await found(about)
+
+    monkeypatch.setattr(rig.assistant, "guidance", guidance)
+    request = AgiRequest("guidance", {"call": "call-1", "system": "pbx1", "queue": "cards"}, (), {})
+    async with rig.client():
+        told = await scripts(rig.assistant)["guidance"](request)
+        assert (told["HOTLINE_POSITION"], asked) == ("1", ["pbx1-call-1"] * 3)
+        monkeypatch.setattr(scripts_room, "PATIENCE", 0.0)
+        with pytest.raises(NotKnown):
+            await scripts(rig.assistant)["callback"](AgiRequest("callback", {"call": "nobody"}, (), {}))
 
 
 async def test_a_question_in_a_body_is_answered_as_one_in_the_address(rig):
@@ -324,7 +397,7 @@ async def test_who_is_in_no_queue_is_told_no_place(rig):
 async def test_while_nobody_works_a_callback_is_promised_for_the_next_opening(rig, monkeypatch):
     opening = utc_now() + timedelta(hours=9)
     monkeypatch.setattr(rig.assistant.hours, "is_open", lambda *_: False)
-    monkeypatch.setattr(rig.assistant.hours, "next_opening", lambda *_: opening)
+    monkeypatch.setattr(rig.assistant.hours, "next_opening", lambda _, at: max(at, opening))
     await rig.calls(waiting("call-1", timedelta(seconds=5), customer_ref="c-1"))
     wished = utc_now() + timedelta(hours=11)
     async with rig.client() as client:

@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from chassis.faults import Misconfigured
 from schemas.case import Category, Completeness, Language, Personal
 from services.intake.desk import masking, phones
 
@@ -37,7 +38,7 @@ Label = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 _PERSONAL = frozenset(Personal.model_fields) - {"answers"}
 
 
-class BadChecklists(ValueError):
+class BadChecklists(Misconfigured):
     """A file of checklists that may not be used; says where and why."""
 
 
@@ -239,8 +240,9 @@ def _check_composed(checklist: Checklist) -> None:
         earlier[item.code] = item
 
 
-def load_checklists(path: Path = CHECKLISTS) -> Checklists:
-    """Read a file of checklists; raises BadChecklists with the file, the entry and the reason."""
+def load_checklists(path: Path | None = None) -> Checklists:
+    """Read a file of checklists, ours without one; raises BadChecklists: the file, the entry, the reason."""
+    path = path or CHECKLISTS
     try:
         return Checklists.model_validate(yaml.safe_load(path.read_text("utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis.clock import utc_now
-from chassis.faults import Transient, is_transient
+from chassis.faults import Misconfigured, Transient, is_transient
 from chassis.health import Health, Server, application
 from chassis.kafka import KafkaPublisher
 from chassis.log import get_logger
@@ -28,6 +28,7 @@ from chassis.roots import new_id
 from chassis.vault import SCHEMA, FileKey, Vault
 from schemas.telephony import ManifestPublished
 from services.intake.app import STAGE
+from services.intake.customers.record import Refused
 from services.intake.door import customers, desk, ledger, telephony, waiting
 from services.intake.door.access import Access
 from services.intake.door.assistant import Assistant
@@ -71,7 +72,9 @@ class Door:
         self._assistant = Assistant(self.house)
         self._switches = Switches(self.house, self._sources)
         self._code = 0
-        self._agi = AgiServer(scripts(self._assistant), settings.agi_host, settings.agi_port)
+        self._agi = AgiServer(
+            scripts(self._assistant), settings.agi_host, settings.agi_port, ended=self._agi_ended
+        )
         self._cases = CaseView(settings.kafka, self._database)
         self._health = Health(facts=self._facts)
         self._background: list[asyncio.Task[Any]] = []
@@ -87,7 +90,7 @@ class Door:
         settings = self._settings
         app = web(self.house, self._health, self._assistant, self._sources)
         server = Server(app, settings.http_host, settings.http_port, settings.port_file)
-        await self._agi.__aenter__()
+        await self._listen_to_asterisk()
         await server.start()
         try:
             await until_stopped(self._start(), self._stop)
@@ -104,6 +107,15 @@ class Door:
             await self._database.close()
             await self._vault_database.close()
         return self._code
+
+    async def _listen_to_asterisk(self) -> None:
+        try:
+            await self._agi.__aenter__()
+        except OSError as error:
+            raise Misconfigured(
+                f"FastAGI cannot listen on {self._settings.agi_host}:{self._settings.agi_port}:"
+                f" {error.strerror}; set HOTLINE_AGI_PORT to a free port, or leave it unset"
+            ) from None
 
     async def _start(self) -> None:
         await self._until_there("postgres", self._open_databases)
@@ -185,6 +197,9 @@ class Door:
     async def _keep_time(self) -> None:
         await telephony.keep_time(self.house, self._sources)
 
+    def _agi_ended(self, outcome: str) -> None:
+        self.house.metrics.sessions.labels(outcome).inc()
+
     def _facts(self) -> dict[str, Any]:
         return {"part": "door", "pid": os.getpid(), "agi_port": self._agi.port}
 
@@ -222,6 +237,7 @@ def api(house: House, health: Health, assistant: Assistant) -> FastAPI:
         }
         return JSONResponse({**body, "faults": faults[:20]}, 422)
 
+    app.add_exception_handler(Refused, customers.refused)
     app.include_router(waiting.router(house, assistant))
     app.include_router(desk.router(house))
     app.include_router(customers.router(house))

@@ -11,8 +11,10 @@ from zoneinfo import ZoneInfo
 from chassis.clock import monotonic, utc_now
 from schemas import telephony
 from schemas.case import Language
+from services.intake.customers import store as customers
 from services.intake.desk.masking import mask
 from services.intake.desk.phones import normalise
+from services.intake.domain import Policy, promised_for
 from services.intake.door.house import House
 from services.intake.sources.canonical import Mapped
 from services.intake.waiting import store
@@ -52,7 +54,8 @@ class Assistant:
 
     def __init__(self, house: House) -> None:
         self._house = house
-        self.knowledge, self.hours = load_knowledge(), load_hours()
+        self.knowledge = load_knowledge(house.settings.knowledge_file)
+        self.hours = load_hours(house.settings.hours_file)
         self._queues: dict[str, tuple[float, Queue]] = {}
         self._reading = asyncio.Lock()
 
@@ -65,7 +68,8 @@ class Assistant:
                 raise UnknownCall(asked.call_id)
             case = None
             if asked.identified and row["customer_ref"]:
-                case = await store.open_case(tx, row["customer_ref"])
+                survivor = await customers.survivor_of(tx, row["customer_ref"])
+                case = await store.open_case(tx, await customers.references(tx, survivor))
         asked = replace(asked, queue=asked.queue or row["queue"] or NO_QUEUE)
         queue = await self.queue(asked.queue)
         situation = self._situation(asked, row, case, queue, now)
@@ -92,7 +96,8 @@ class Assistant:
         zone = calendar.tz if isinstance(calendar.tz, ZoneInfo) else ZoneInfo(str(calendar.tz))
         waits = row["phase"] in ("offered", "queued") and asked.queue != NO_QUEUE
         joined = row["queued_at"] or now
-        where = queue.standing(rank_of(joined, row["priority"]), now)
+        stay = (row["call_id"], row["visit"]) if row["visit"] is not None else None
+        where = queue.standing(rank_of(joined, row["priority"]), now, stay, row["place"])
         estimate = queue.estimate(where)
         long = estimate.expected is None or estimate.expected >= WORTH_A_CALLBACK
         is_open = self.hours.is_open(asked.queue, now)
@@ -155,10 +160,10 @@ class Assistant:
 
     async def call_back(
         self, call_id: str, queue: str, number: str | None = None, due_at: datetime | None = None
-    ) -> None:
-        """Keep that the caller wants to be called back; raises UnknownCall, ValueError without a number.
+    ) -> datetime:
+        """Keep that the caller wants to be called back; tells when, in the queue's zone.
 
-        Without a wish it is soon, or when the queue opens again.
+        The last wish counts. Raises UnknownCall, ValueError without a number.
         """
         now = utc_now()
         row = await self._call(call_id)
@@ -167,13 +172,14 @@ class Assistant:
             raise ValueError("not a telephone number that can be called")
         if phone is None and row["customer_ref"] is None:
             raise ValueError("the caller's own number is not known; ask for one")
-        if due_at is None and not self.hours.is_open(queue, now):
-            due_at = self.hours.next_opening(queue, now)
+        policy = Policy(callback_after=self._house.settings.callback_after, opens=self.hours.next_opening)
+        due = promised_for(due_at, queue, now, policy)
         body = telephony.CallbackRequested(
-            call_id=call_id, source=SOURCE, occurred_at=now, queue=queue, due_at=due_at
+            call_id=call_id, source=SOURCE, occurred_at=now, queue=queue, due_at=due
         )
         fact = Mapped(f"callback|{call_id}|{queue}", body, phone.number if phone else None)
         await self._house.entry.facts([fact])
+        return due.astimezone(self.hours.calendar(queue).tz)
 
     async def _call(self, call_id: str) -> Any:
         async with self._house.database.session() as tx:

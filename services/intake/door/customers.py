@@ -6,18 +6,15 @@ Erasing is not here: it reaches beyond this process (`hotline customer erase`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from chassis.clock import utc_now
-from chassis.faults import Transient, is_transient
 from chassis.postgres import Tx
 from schemas.envelope import NO_NUL, Code, Identifier
 from services.intake.customers import store
@@ -35,6 +32,7 @@ from services.intake.customers.record import (
 from services.intake.desk import phones
 from services.intake.door.access import Visitor
 from services.intake.door.house import House
+from services.intake.door.objections import desk_route
 
 ROOM = "customers"
 STATUS = {
@@ -93,13 +91,34 @@ class HistoryView(BaseModel):
     before: str | None
 
 
+async def _visitor(request: Request) -> Visitor:
+    visitor: Visitor = request.state.visitor
+    return visitor
+
+
+Asking = Annotated[Visitor, Depends(_visitor)]
+
+
+async def refused(_: Request, error: Exception) -> Response:
+    """Answer a refusal of the record as {error, why, next}."""
+    assert isinstance(error, Refused)
+    said = {"error": error.code, "why": error.why, "next": error.next_step}
+    return JSONResponse(said, STATUS.get(error.code, 409))
+
+
 def router(house: House) -> APIRouter:
-    """Give the routes of the customer record."""
-    routes = APIRouter(prefix="/customers", tags=["customers"], route_class=_answering(house))
+    """Give the routes of the customer record; what they refuse is answered by `refused`."""
+    routes = APIRouter(prefix="/customers", tags=["customers"])
+    routes.include_router(_for_agents(house))
+    routes.include_router(_for_managers(house))
+    return routes
+
+
+def _for_agents(house: House) -> APIRouter:
+    routes = APIRouter(route_class=desk_route(house, ROOM, "agent"))
 
     @routes.post("/find", summary="Find a customer by telephone number")
-    async def find(request: Request, response: Response, asked: Find) -> CustomerView:
-        visitor = house.access.require(request, "agent")
+    async def find(visitor: Asking, response: Response, asked: Find) -> CustomerView:
         phone = phones.normalise(asked.phone)
         if phone is None:
             raise Refused(
@@ -111,31 +130,28 @@ def router(house: House) -> APIRouter:
         return await _look(house, visitor, response, ref, "found", asked.reason)
 
     @routes.get("/{ref}", summary="Read a customer record")
-    async def read(request: Request, response: Response, ref: Identifier, reason: Looking) -> CustomerView:
-        visitor = house.access.require(request, "agent")
+    async def read(visitor: Asking, response: Response, ref: Identifier, reason: Looking) -> CustomerView:
         return await _look(house, visitor, response, ref, "viewed", reason)
 
     @routes.patch("/{ref}", summary="Correct a customer record")
     async def correct(
-        request: Request,
+        visitor: Asking,
         response: Response,
         ref: Identifier,
         correction: Correction,
         if_match: Annotated[str | None, Header(description='The version that you read: "3"')] = None,
     ) -> CustomerView:
-        visitor = house.access.require(request, "agent")
         await _correct(house, visitor, ref, correction, _version(if_match))
         return await _shown(house, visitor, response, ref)
 
     @routes.get("/{ref}/history", summary="List a customer's calls and cases, newest first")
     async def history(
-        request: Request,
+        visitor: Asking,
         ref: Identifier,
         reason: Looking,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         before: Annotated[str | None, Query(max_length=300, description="From the page before.")] = None,
     ) -> HistoryView:
-        visitor = house.access.require(request, "agent")
         after = None if before is None else _cursor(before)
         async with house.database.transaction() as tx:
             record = await store.load(tx, ref)
@@ -146,52 +162,31 @@ def router(house: House) -> APIRouter:
         more = _cursor_at(page[-1]) if len(contacts) > limit else None
         return HistoryView(customer_ref=record.customer_ref, contacts=page, before=more)
 
+    return routes
+
+
+def _for_managers(house: House) -> APIRouter:
+    routes = APIRouter(route_class=desk_route(house, ROOM, "manager"))
+
     @routes.post("/{ref}/merge", summary="Join two records of one customer")
-    async def merge(request: Request, response: Response, ref: Identifier, asked: Merge) -> CustomerView:
-        visitor = house.access.require(request, "manager")
+    async def merge(visitor: Asking, response: Response, ref: Identifier, asked: Merge) -> CustomerView:
         async with house.database.transaction() as tx:
             await store.merge(tx, ref, asked.into, visitor.name, asked.reason)
         return await _shown(house, visitor, response, ref)
 
     @routes.post("/{ref}/hold", summary="Forbid erasing a customer")
-    async def hold(request: Request, response: Response, ref: Identifier, asked: Why) -> CustomerView:
-        visitor = house.access.require(request, "manager")
+    async def hold(visitor: Asking, response: Response, ref: Identifier, asked: Why) -> CustomerView:
         async with house.database.transaction() as tx:
             await store.hold(tx, ref, visitor.name, asked.reason)
         return await _shown(house, visitor, response, ref)
 
     @routes.post("/{ref}/release", summary="Allow erasing a customer again")
-    async def release(request: Request, response: Response, ref: Identifier, asked: Why) -> CustomerView:
-        visitor = house.access.require(request, "manager")
+    async def release(visitor: Asking, response: Response, ref: Identifier, asked: Why) -> CustomerView:
         async with house.database.transaction() as tx:
             await store.release(tx, ref, visitor.name, asked.reason)
         return await _shown(house, visitor, response, ref)
 
     return routes
-
-
-def _answering(house: House) -> type[APIRoute]:
-    """Make the kind of route that measures itself and answers a refusal as {error, why, next}."""
-
-    class Answering(APIRoute):
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handle = super().get_route_handler()
-
-            async def answer(request: Request) -> Response:
-                with house.metrics.latency.labels(ROOM).time():
-                    try:
-                        return await handle(request)
-                    except Refused as refused:
-                        said = {"error": refused.code, "why": refused.why, "next": refused.next_step}
-                        return JSONResponse(said, STATUS.get(refused.code, 409))
-                    except Exception as error:
-                        if isinstance(error, Transient) or not is_transient(error):
-                            raise
-                        raise Transient(f"the database is away: {type(error).__name__}") from None
-
-            return answer
-
-    return Answering
 
 
 def _version(if_match: str | None) -> int:

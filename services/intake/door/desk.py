@@ -153,7 +153,7 @@ def _facts(said: Sequence[Body], case_no: str | None) -> Facts:
         case intake.CallbackCancelled() as body:
             return Cancelled(call_id=body.call_id, reason=body.reason)
         case intake.ContactClosed() as body:
-            return Closed(call_id=body.call_id, reason=body.reason)
+            return Closed(call_id=body.call_id, reason=body.reason, referred_to=body.referred_to)
     raise AssertionError(f"no command of the desk causes {type(said[0]).__name__}")
 
 
@@ -179,7 +179,7 @@ class Desk:
 
     def __init__(self, house: House) -> None:
         self._house = house
-        self._checklists = load_checklists()
+        self._checklists = load_checklists(house.settings.checklists_file)
         self._verdicts = Verdicts(house.database)
 
     async def admit(self, request: Request) -> None:
@@ -262,10 +262,18 @@ class Desk:
         text = self._house.vault.open(ref, sealed)
         return None if text == ERASED else text
 
-    async def callbacks(self, agent: Agent, queue: Annotated[Code | None, Query()] = None) -> Callbacks:
+    async def callbacks(
+        self,
+        agent: Agent,
+        queue: Annotated[Code | None, Query()] = None,
+        after: Annotated[Identifier | None, Query(description="`next` of the page before.")] = None,
+    ) -> Callbacks:
         """List who must be called back, the longest wait first; whose number was shown to whom is kept."""
         async with self._house.database.session() as tx:
-            rows = await drafts.callbacks(tx, queue, MOST_CALLBACKS)
+            found = await drafts.callbacks(tx, queue, after, MOST_CALLBACKS + 1)
+            if after is not None and not found and await drafts.contact_of(tx, after) is None:
+                raise unusable(("query", "after"), "is no call; take it from `next` of the page before")
+        rows = found[:MOST_CALLBACKS]
         now = utc_now()
         await self._house.vault.ready([row["customer_ref"] for row in rows if row["customer_ref"]])
         due = [self._callback_due(row, now) for row in rows]
@@ -276,7 +284,8 @@ class Desk:
                 if callback.number
             ]
             await drafts.note_views(tx, shown, agent)
-        return Callbacks(callbacks=due)
+        more = len(found) > len(rows)
+        return Callbacks(callbacks=due, next=due[-1].call_id if more else None)
 
     def _callback_due(self, row: Any, now: datetime) -> CallbackDue:
         number = self._opened(row["customer_ref"], row["number"])
@@ -322,7 +331,7 @@ class Desk:
             contact = await drafts.contact_of(tx, call_id)
         if contact is None:
             raise _unknown(call_id)
-        ref = self._ref(call_id, contact, draft)
+        ref = self._ref(call_id, contact, draft.phone)
         sealed = await self._sealed(ref, _fitting(draft.model_dump_json()))
         async with self._house.database.session() as tx:
             kept = await drafts.keep_draft(
@@ -378,9 +387,9 @@ class Desk:
     def _checklist(self, category: Category | None, product: str | None) -> Checklist | None:
         return self._checklists.checklist_for(category, product or "") if category else None
 
-    def _ref(self, call_id: str, contact: Contact | None, draft: Draft) -> str:
+    def _ref(self, call_id: str, contact: Contact | None, phone_given: str = "") -> str:
         """Name the customer: by the number that was given, else by the caller's, else by this one call."""
-        phone = phones.normalise(draft.phone)
+        phone = phones.normalise(phone_given)
         if phone is not None and phone.personal:
             return self._house.vault.customer_ref(phone.number)
         if contact is not None and contact.customer_ref is not None:
@@ -408,7 +417,7 @@ class Desk:
         async def command(at: datetime) -> Body:
             async with self._house.database.session() as tx:
                 contact = await drafts.contact_of(tx, call_id)
-            ref = self._ref(call_id, contact, recording)
+            ref = self._ref(call_id, contact, recording.phone)
             personal, identified = await self._held(_personal(recording), ref, contact)
             return intake.RecordingRequested(
                 call_id=call_id,
@@ -448,11 +457,20 @@ class Desk:
         self, call_id: CallId, agent: Agent, asked: Attachment, idempotency_key: MaybeKey = None
     ) -> Facts | Response:
         """Say that a call belongs to an open case; who calls too often about one is escalated."""
+        text = _fitting(masking.mask(asked.text).text)
 
         async def command(_: datetime) -> Body:
             async with self._house.database.session() as tx:
                 case_id = _attachable(asked, await drafts.find_case(tx, asked.case_id, asked.case_no))
-            return intake.AttachmentRequested(call_id=call_id, agent=agent, to_case_id=case_id)
+                contact = await drafts.contact_of(tx, call_id) if text else None
+            ref = self._ref(call_id, contact) if text else None
+            return intake.AttachmentRequested(
+                call_id=call_id,
+                agent=agent,
+                to_case_id=case_id,
+                customer_ref=ref,
+                text=await self._sealed(ref, text) if ref else None,
+            )
 
         return await self._ask(call_id, agent, asked, idempotency_key, command)
 
@@ -460,7 +478,9 @@ class Desk:
         self, call_id: CallId, agent: Agent, asked: Closing, idempotency_key: MaybeKey = None
     ) -> Facts | Response:
         """Close a call that needs no case."""
-        command = intake.ClosingRequested(call_id=call_id, agent=agent, reason=asked.reason)
+        command = intake.ClosingRequested(
+            call_id=call_id, agent=agent, reason=asked.reason, referred_to=asked.referred_to
+        )
         return await self._ask(call_id, agent, asked, idempotency_key, _ready(command))
 
     async def report_attempt(
@@ -537,7 +557,7 @@ class Desk:
             case = None if verdict.outcome == "pending" else await drafts.case_of_call(tx, call_id)
             done = verdict.outcome == "done" and verdict.said
             facts = _facts(verdict.said, case[1] if case else None) if done else None
-            if isinstance(facts, Recorded):
+            if isinstance(facts, Recorded | Attached | Closed):
                 await drafts.drop_draft(tx, call_id)
         return verdict, facts, case
 
@@ -580,9 +600,7 @@ def _unknown(call_id: str) -> Objection:
 
 def _stale(over: int, stands: drafts.Kept | None) -> Objection:
     if stands is None:
-        return Objection(
-            "stale_draft", f"version {over} is gone: the case was recorded, or the draft deleted"
-        )
+        return Objection("stale_draft", f"version {over} is gone: the call was decided, or the draft deleted")
     at = stands.updated_at.isoformat(timespec="seconds")
     why = f"{stands.agent} saved version {stands.version} at {at}; this was written over version {over}"
     return Objection("stale_draft", why, version=stands.version, by=stands.agent, at=at)
@@ -668,7 +686,10 @@ def router(house: House) -> APIRouter:
     """Build the desk's routes; agents only. Raises BadChecklists when the checklists may not be used."""
     desk = Desk(house)
     made = APIRouter(
-        tags=["desk"], route_class=desk_route(house), dependencies=[Depends(desk.admit)], responses=_NO
+        tags=["desk"],
+        route_class=desk_route(house, role="agent"),
+        dependencies=[Depends(desk.admit)],
+        responses=_NO,
     )
     call, callback = "/calls/{call_id:path}", "/callbacks/{call_id:path}"
     made.get(f"{call}/pop", summary="What an agent sees of a call", responses=_MISSING)(desk.pop)

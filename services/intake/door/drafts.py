@@ -17,6 +17,7 @@ from chassis.postgres import Database, Tx
 from schemas import intake
 from schemas.envelope import BY_WIRE, Body
 from services.intake.contact import Contact
+from services.intake.customers.families import OPEN_CASES
 
 # ---------------------------------------------------------------- drafts
 
@@ -65,7 +66,7 @@ async def keep_draft(
 
 
 async def drop_draft(tx: Tx, call_id: str) -> None:
-    """Forget the draft of a call that has its case."""
+    """Forget the draft of a call about which an agent has decided."""
     await tx.execute("delete from drafts where call_id = $1", call_id)
 
 
@@ -260,12 +261,15 @@ async def contact_of(tx: Tx, call_id: str) -> Contact | None:
 
 
 async def open_cases(tx: Tx, refs: Sequence[str]) -> Sequence[Any]:
-    """List the newest ten cases of a customer that are not closed."""
+    """List the newest ten cases that are not closed: a customer's own, and those that he called about.
+
+    Those may be filed under another number, which he gave.
+    """
     return await tx.fetch(
         "select case_id, case_no, coalesce(state, 'recorded') as state, department, category, product,"
-        " severity, coalesce(cycle, 1) as cycle, recorded_at, told_at"
-        " from cases where customer_ref = any($1::text[]) and closed_at is null"
-        " order by recorded_at desc limit 10",
+        " severity, coalesce(cycle, 1) as cycle, recorded_at, told_at from cases where case_id in"
+        " (select case_id from unnest($1::text[]) as mine(ref), lateral"
+        f" ({OPEN_CASES}) as found) order by recorded_at desc limit 10",
         refs,
     )
 
@@ -292,20 +296,23 @@ _CALLBACK = (
 _OWED = "c.callback_state in ('open', 'overdue')"
 
 
-async def callbacks(tx: Tx, queue: str | None, limit: int) -> Sequence[Any]:
-    """List who must be called back, the longest wait first.
+async def callbacks(tx: Tx, queue: str | None, after: str | None, limit: int) -> Sequence[Any]:
+    """List who must be called back, the longest wait first, behind the call that the last page ended with.
 
     `place` counts within a queue; `ready` when nobody who still waits in that queue has waited longer.
     """
     return await tx.fetch(
-        f"select {_CALLBACK},"
-        " row_number() over (partition by c.callback_queue order by c.waiting_since, c.call_id) as place,"
-        " not exists (select from visits v join calls w using (call_id)"
-        " where v.queue = c.callback_queue and v.answered_at is null and v.left_at is null"
-        " and v.queued_at < c.waiting_since and w.ended_at is null and w.phase <> 'closed') as ready"
-        f" from calls c where {_OWED} and ($1::text is null or c.callback_queue = $1)"
-        " order by c.waiting_since, c.call_id limit $2",
+        "select *, not exists (select from visits v join calls w using (call_id)"
+        " where v.queue = page.queue and v.answered_at is null and v.left_at is null"
+        " and v.queued_at < page.waiting_since and w.ended_at is null and w.phase <> 'closed') as ready"
+        f" from (select * from (select {_CALLBACK},"
+        " row_number() over (partition by c.callback_queue order by c.waiting_since, c.call_id) as place"
+        f" from calls c where {_OWED} and ($1::text is null or c.callback_queue = $1)) as owed"
+        " where $2::text is null or (waiting_since, call_id) >"
+        " (select waiting_since, call_id from calls where call_id = $2)"
+        " order by waiting_since, call_id limit $3) as page order by waiting_since, call_id",
         queue,
+        after,
         limit,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ Kept: TypeAlias = Literal["kept", "duplicate", "conflict"]
 FEED = "door"
 MOST_WAITING = 2_000
 MOST_AT_ONCE = 500
+_DIGITS = re.compile(r"\d{7,}")
 COLLECT_S = 0.008
 """While deliveries come faster than one by one, so long is waited for company: fewer transactions."""
 
@@ -185,7 +187,7 @@ class Entry:
         gaps: list[Mapped] = []
         missing: dict[str, int] = {}
         for source, heard in sorted(places.items()):
-            feed = f"sequence:{source}"
+            feed = numbers_feed(source)
             text = await ledger.hold_position(tx, feed)
             before = Numbers.parse(text) if text else Numbers()
             known, told = before.heard(heard, source, utc_now())
@@ -246,6 +248,11 @@ class Entry:
         return self._agents.write(body, uid=uid, at=time_header(utc_now()), correlation=key)
 
 
+def numbers_feed(source: str) -> str:
+    """Name the feed whose position is what is known of a source's numbers."""
+    return f"sequence:{source}"
+
+
 def _gap_key(gap: telephony.SourceInterrupted) -> str:
     return f"{gap.source}|{gap.reason}|{gap.gap_from.isoformat()}|{gap.from_seq}|{gap.to_seq}"
 
@@ -268,6 +275,12 @@ def number_of(raw: str | None) -> str | None:
     return raw.strip() if raw and raw.strip().isascii() and raw.strip().isdigit() else None
 
 
+def _masked(to: str) -> str:
+    """Hide what may be a person's number; service lines and the house's own short numbers stay."""
+    phone = normalise(to)
+    return phone.masked if phone else _DIGITS.sub(lambda digits: f"****{digits[0][-2:]}", to)
+
+
 def identified(fact: Mapped) -> Mapped:
     """Write the fact's number as `number_of` does."""
     number = number_of(fact.phone)
@@ -275,8 +288,13 @@ def identified(fact: Mapped) -> Mapped:
 
 
 def sealed(fact: Mapped, vault: Vault) -> Body:
-    """Put an identified fact's number into the body, sealed; its key must be at hand (`Vault.ready`)."""
+    """Put an identified fact's number into the body, sealed; its key must be at hand (`Vault.ready`).
+
+    Where a caller was passed on to outside is kept without a person's number.
+    """
     body, number = fact.body, fact.phone
+    if isinstance(body, telephony.CallTransferred) and body.to_kind not in ("queue", "agent"):
+        return body.model_copy(update={"to": _masked(body.to)})
     if number is None:
         return body
     ref = vault.customer_ref(number)

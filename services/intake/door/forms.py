@@ -95,10 +95,11 @@ class Recording(Draft):
 
 
 class Attachment(_Model):
-    """The case that a call belongs to, by id or by number."""
+    """The case that a call belongs to, by id or by number; `text` is what the customer said this time."""
 
     case_id: UUID | None = None
     case_no: Code | None = None
+    text: Paragraph = ""
 
     @model_validator(mode="after")
     def _one_case(self) -> "Attachment":
@@ -110,9 +111,16 @@ class Attachment(_Model):
 
 
 class Closing(_Model):
-    """Why a call needs no case."""
+    """Why a call needs no case; for one that is `not_ours`, whom the customer was referred to."""
 
     reason: Literal["enquiry_answered", "wrong_number", "silent", "spam", "not_ours"]
+    referred_to: Code | None = None
+
+    @model_validator(mode="after")
+    def _referred_elsewhere(self) -> "Closing":
+        if self.referred_to is not None and self.reason != "not_ours":
+            raise ValueError("referred_to goes with the reason not_ours")
+        return self
 
 
 class CallbackAttempt(_Model):
@@ -245,9 +253,10 @@ class CallbackDue(Callback):
 
 
 class Callbacks(_Model):
-    """Who must be called back, the longest wait first."""
+    """Who must be called back, the longest wait first; `next`, where there are more, is their `after`."""
 
     callbacks: list[CallbackDue]
+    next: str | None
 
 
 class DraftStands(_Model):
@@ -313,6 +322,7 @@ class Closed(_Model):
 
     call_id: str
     reason: str
+    referred_to: str | None
 
 
 class Attempted(_Model):

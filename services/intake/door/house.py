@@ -9,6 +9,7 @@ from chassis.vault import Vault
 from services.intake.door.access import Access
 from services.intake.door.entry import Entry
 from services.intake.door.settings import DoorSettings
+from services.intake.waiting.agi import OUTCOMES
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5)
 
@@ -26,6 +27,10 @@ class DoorMetrics:
             "door_facts_total", "Call events kept, by source and type", ["source", "type"],
             registry=self.registry,
         )  # fmt: skip
+        self.repeated = Counter(
+            "door_repeated_facts_total", "Call events that were kept before, by source and type",
+            ["source", "type"], registry=self.registry,
+        )  # fmt: skip
         self.unknown = Counter(
             "door_unknown_types_total", "Well-formed events of a type that means nothing to us", ["source"],
             registry=self.registry,
@@ -34,6 +39,12 @@ class DoorMetrics:
             "door_missing_events", "Events of a numbered source that have not come", ["source"],
             registry=self.registry,
         )  # fmt: skip
+        self.sessions = Counter(
+            "door_agi_sessions_total", "FastAGI sessions, by how they ended", ["outcome"],
+            registry=self.registry,
+        )  # fmt: skip
+        for outcome in OUTCOMES:
+            self.sessions.labels(outcome)
         self.latency = Histogram(
             "door_request_seconds",
             "From request to answer",

@@ -6,8 +6,11 @@ from typing import Any
 
 from chassis.postgres import Tx
 from chassis.roots import batch_id_at
+from services.intake.contact import BY_AGENTS
 
 Name = tuple[str, str]
+ABANDONED = timedelta(days=7)
+"""A draft that nobody has touched for so long is forgotten, also when its call was never decided."""
 
 
 async def note_deliveries(
@@ -115,11 +118,21 @@ async def refuse(tx: Tx, source: str, reason: str, explanation: str, sealed: byt
 
 
 async def prune(tx: Tx, deliveries: timedelta, refused: timedelta, limit: int = 20_000) -> bool:
-    """Forget up to `limit` deliveries, requests and refusals each that have served their time.
+    """Forget up to `limit` deliveries, requests, refusals and drafts each that have served their time.
 
-    Tells whether there may be more.
+    A draft has once its call was decided, or after a week. Tells whether there may be more.
     """
     done = [
+        await tx.execute(
+            "delete from drafts where ctid = any(array(select d.ctid from drafts d left join calls using"
+            " (call_id) where updated_at < now() - $1::interval or (case_id is not null or"
+            " closed_for = any($3::text[])) and updated_at < now() - interval '1 hour' limit $2))",
+            ABANDONED,
+            limit,
+            sorted(BY_AGENTS),
+        )
+    ]
+    done += [
         await tx.execute(
             f"delete from {table} where ctid = any(array(select ctid from {table}"
             f" where {column} < now() - $1::interval limit $2))",

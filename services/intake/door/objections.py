@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from chassis.clock import monotonic
 from chassis.faults import Transient, is_transient
+from services.intake.door.access import Role
 from services.intake.door.drafts import Verdict
 from services.intake.door.house import House
 
@@ -136,8 +137,11 @@ def _without_content(wrong: RequestValidationError) -> RequestValidationError:
     )
 
 
-def desk_route(house: House, room: str = "desk") -> type[APIRoute]:
-    """Make the desk's kind of route: bounded, timed under the room's name, and with one way to say no."""
+def desk_route(house: House, room: str = "desk", role: Role | None = None) -> type[APIRoute]:
+    """Make the desk's kind of route: bounded, timed under the room's name, and with one way to say no.
+
+    Who lacks the `role` is refused before the body is read; who has it is `request.state.visitor`.
+    """
 
     class DeskRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -146,6 +150,8 @@ def desk_route(house: House, room: str = "desk") -> type[APIRoute]:
             async def handled(request: Request) -> Response:
                 started = monotonic()
                 try:
+                    if role is not None:
+                        request.state.visitor = house.access.require(request, role)
                     return await handle(Request(request.scope, _bounded(request.receive)))
                 except AnyHTTPException as no:
                     return _said_no(no)

@@ -1,11 +1,18 @@
 """The FastAGI scripts: the same as the routes for the IVR, asked by Asterisk's dialplan."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import cast
 
+from chassis.clock import monotonic, utc_now
 from schemas.case import Language
-from services.intake.door.assistant import Asked, Assistant
-from services.intake.waiting.agi import AgiRequest, Handler, variables
+from services.intake.door.assistant import Asked, Assistant, UnknownCall
+from services.intake.waiting.agi import AgiRequest, Handler, NotKnown, variables
+from services.intake.waiting.hours import callback_words
+
+PATIENCE = 1.0
+"""Seconds that the dialplan's question may be ahead of the manager's event of the same call."""
+AGAIN = 0.1
 
 
 def scripts(assistant: Assistant) -> dict[str, Handler]:
@@ -28,16 +35,29 @@ def scripts(assistant: Assistant) -> dict[str, Handler]:
 
     async def callback(request: AgiRequest) -> Mapping[str, str]:
         number = request.arguments[0] if request.arguments else None
-        await assistant.call_back(_call(request), request.parameters.get("queue", ""), number or None)
-        zh = _language(request) != "en"
-        text = (
-            "好的，我们会给您回电，您的排队位置已保留。"
-            if zh
-            else "Thank you. We call you back; you keep your place."
-        )
-        return {"HOTLINE_PROMPTS": "1", "HOTLINE_PROMPT_1": text}
+        queue = request.parameters.get("queue", "")
+        due = await assistant.call_back(_call(request), queue, number or None)
+        words = callback_words(_language(request) or "zh", due, utc_now())
+        return {"HOTLINE_PROMPTS": "1", "HOTLINE_PROMPT_1": words}
 
-    return {"guidance": guidance, "answer": answer, "reason": reason, "callback": callback}
+    found = {"guidance": guidance, "answer": answer, "reason": reason, "callback": callback}
+    return {name: _patient(script) for name, script in found.items()}
+
+
+def _patient(script: Handler) -> Handler:
+    """Ask again while nothing of the call has arrived; raises NotKnown when nothing comes."""
+
+    async def answer(request: AgiRequest) -> Mapping[str, str]:
+        until = monotonic() + PATIENCE
+        while True:
+            try:
+                return await script(request)
+            except UnknownCall:
+                if monotonic() >= until:
+                    raise NotKnown from None
+            await asyncio.sleep(AGAIN)
+
+    return answer
 
 
 def _asked(request: AgiRequest, question: str | None) -> Asked:
@@ -47,7 +67,10 @@ def _asked(request: AgiRequest, question: str | None) -> Asked:
 
 
 def _call(request: AgiRequest) -> str:
-    return request.parameters.get("call") or request.headers.get("uniqueid", "")
+    """Name the call as the manager feed of its PBX does: behind the `system` of the sources file."""
+    call = request.parameters.get("call") or request.headers.get("uniqueid", "")
+    system = request.parameters.get("system")
+    return f"{system}-{call}" if system else call
 
 
 def _said(request: AgiRequest) -> str:

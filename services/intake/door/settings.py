@@ -13,13 +13,19 @@ class DoorSettings(Settings):
     """How the door listens, whom it believes, and which feeds it reads.
 
     `sources_file` names switches and webhooks (`services/intake/door/sources.py`), `tokens_file` people
-    and machines (`services/intake/door/access.py`).
+    and machines (`services/intake/door/access.py`). Without an `agi_port` FastAGI listens on 4573, or on a
+    free port where that is taken; 0 is always a free one. `hours_file`, `knowledge_file` and
+    `checklists_file` are the bank's own opening hours, articles and checklists instead of ours.
     """
 
     agi_host: str = "127.0.0.1"
-    agi_port: int = Field(default=0, ge=0, le=65535)
+    agi_port: int | None = Field(default=None, ge=0, le=65535)
     tokens_file: Path | None = None
     sources_file: Path | None = None
+    hours_file: Path | None = None
+    knowledge_file: Path | None = None
+    checklists_file: Path | None = None
+    callback_after: timedelta = timedelta(minutes=10)
     verdict_within: timedelta = Field(default=timedelta(seconds=2), gt=timedelta(0), le=timedelta(seconds=30))
     keep_deliveries: timedelta = timedelta(days=15)
     keep_refused: timedelta = timedelta(days=30)

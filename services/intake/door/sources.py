@@ -24,7 +24,8 @@ class Webhook(_Source):
 
     `standard` and `twilio` need `secret_files`, one secret each, the newest first; `bearer` is a token
     with the role telephony; `none` is for loopback. `url` is the address that Twilio calls. `every_event`
-    says that a forwarder of FreeSWITCH leaves nothing out, so that a number which does not come is missing.
+    says that a sender of numbered CloudEvents, or a forwarder of FreeSWITCH, leaves nothing out, so that a
+    number which does not come is missing.
     """
 
     kind: Literal["cloudevents", "connect", "connect_records", "twilio", "genesys", "freeswitch"]
@@ -61,6 +62,8 @@ class Pbx(_Source):
         return self.secret_file.read_text("utf-8").strip() if self.secret_file else ""
 
 
+NUMBERED = ("cloudevents", "freeswitch")
+"""The kinds that may number all their events; Twilio numbers those of each call alone, others none."""
 Source = Annotated[Webhook | Pbx, Field(discriminator="kind")]
 _SOURCE: TypeAdapter[Webhook | Pbx] = TypeAdapter(Source)
 DEFAULT: Mapping[str, Webhook | Pbx] = {"events": Webhook(name="events", kind="cloudevents")}
@@ -114,6 +117,6 @@ def _faults_of_webhook(source: Webhook, http_host: str) -> Iterator[tuple[bool, 
     yield unsigned, f"auth {source.auth} needs secret_files"
     nowhere = source.auth == "twilio" and source.url is None
     yield nowhere, "auth twilio needs url, the address that Twilio calls"
-    unnumbered = source.every_event and source.kind != "freeswitch"
-    yield unnumbered, f"every_event is for freeswitch; {source.kind} does not number its events"
+    unnumbered = source.every_event and source.kind not in NUMBERED
+    yield unnumbered, f"every_event is for {' and '.join(NUMBERED)}; {source.kind} does not number its events"
     yield source.auth == "none" and http_host not in LOOPBACK, "auth none is for loopback only"

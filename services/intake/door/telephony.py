@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from fastapi import HTTPException
+from prometheus_client import metrics
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -214,9 +215,10 @@ class Hook:
         for (place, reading), verdict in zip(keeping, kept, strict=True):
             if verdict == "kept":
                 outcome.kept += 1
-                self._count_facts(reading)
+                self._count_facts(reading, self._house.metrics.facts)
             elif verdict == "duplicate":
                 outcome.duplicates += 1
+                self._count_facts(reading, self._house.metrics.repeated)
             else:
                 outcome.conflicts.append({"at": place, "id": reading.delivery[:200]})
                 refused["id_reuse"].append(f"[{place}] was used before for other content")
@@ -227,10 +229,14 @@ class Hook:
 
     def _read(self, request: Request, body: bytes) -> Sequence[Reading | BadPayload]:
         """Read what a body says; never raises for what is in it."""
-        if self._source.kind == "cloudevents":
-            return [_said(partial(cloudevents.facts, event)) if not isinstance(event, BadPayload) else event
-                    for event in cloudevents.read_http(request.headers, body)]  # fmt: skip
-        return [_said(partial(self._read_one, body, utc_now()))]
+        now = utc_now()
+        if self._source.kind != "cloudevents":
+            return [_said(partial(self._read_one, body, now))]
+        heard_at = now if self._source.every_event else None
+        return [
+            event if isinstance(event, BadPayload) else _said(partial(cloudevents.facts, event, heard_at))
+            for event in cloudevents.read_http(request.headers, body)
+        ]
 
     def _read_one(self, body: bytes, now: datetime) -> Reading:
         name = self._source.name
@@ -249,6 +255,7 @@ class Hook:
     async def _keep(self, reading: Reading, body: bytes) -> Kept:
         # An event of a batch, or one that was wrapped anew on the way, is told by what it says.
         said = b"\n".join(fact.body.to_bytes() + (fact.phone or "").encode() for fact in reading.facts)
+        said = said or repr(reading.place).encode()  # a manifest is no fact
         content = said if self._source.kind == "cloudevents" else body
         delivery = Delivery.of(self._source.name, reading.delivery, content)
         return await self._enter(reading, delivery)
@@ -259,9 +266,9 @@ class Hook:
             return await self._house.entry.facts(reading.facts, delivery)
         return await _hear(self._house, Numbered(self._source.name, reading.place), reading.facts, delivery)
 
-    def _count_facts(self, reading: Reading) -> None:
+    def _count_facts(self, reading: Reading, counter: metrics.Counter) -> None:
         for kind, count in Counter(BY_BODY[type(fact.body)].name for fact in reading.facts).items():
-            self._house.metrics.facts.labels(self._source.name, kind).inc(count)
+            counter.labels(self._source.name, kind).inc(count)
 
     async def _refuse(self, reason: str, explanation: str, body: bytes | None) -> None:
         sealed = self._house.vault.seal_record(_Kept(None, body, ())) if body is not None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.case import Language
@@ -51,18 +51,23 @@ class Wish(BaseModel):
     due_at: Moment | None = None
 
 
+class Promise(BaseModel):
+    """When somebody calls back: as wished, in two days at most, and not before the queue opens."""
+
+    promised: bool = True
+    due_at: Moment
+
+
 def router(house: House, assistant: Assistant) -> APIRouter:
-    """Build the routes."""
-    routes = APIRouter(tags=["waiting"], route_class=desk_route(house, "waiting"))
+    """Build the routes; for the IVR only."""
+    routes = APIRouter(tags=["waiting"], route_class=desk_route(house, "waiting", "ivr"))
 
     @routes.get("/queues", summary="How every queue stands now")
-    async def board(request: Request) -> list[dict[str, Any]]:
-        house.access.require(request, "ivr")
+    async def board() -> list[dict[str, Any]]:
         return await assistant.board()
 
     @routes.post("/queues/{queue}/guidance", summary="What to tell a waiting caller now")
-    async def enquire(request: Request, queue: QueueName, asked: Enquiry) -> Guidance:
-        house.access.require(request, "ivr")
+    async def enquire(queue: QueueName, asked: Enquiry) -> Guidance:
         about = Asked(queue, asked.call_id, asked.lang, asked.question, identified=asked.identified)
         return await _guided(assistant, about)
 
@@ -72,36 +77,32 @@ def router(house: House, assistant: Assistant) -> APIRouter:
         description="A caller's own words do not belong into an address, which proxies log: POST them.",
     )
     async def guidance(
-        request: Request,
         queue: QueueName,
         call_id: Annotated[Identifier, Query()],
         lang: Language | None = None,
         question: Annotated[str | None, Query(max_length=500)] = None,
         identified: Annotated[bool, Query(description="the caller has proved who he is")] = False,  # noqa: FBT002 - a query parameter
     ) -> Guidance:
-        house.access.require(request, "ivr")
         return await _guided(assistant, Asked(queue, call_id, lang, question, identified=identified))
 
     @routes.post(
         "/calls/{call_id:path}/reason", summary="Why the caller calls, by digit or in words", status_code=202
     )
-    async def reason(request: Request, call_id: CallId, said: Reason) -> Captured:
-        house.access.require(request, "ivr")
+    async def reason(call_id: CallId, said: Reason) -> Captured:
         try:
             return Captured(topic=await assistant.capture(call_id, said.said, said.language))
         except UnknownCall:
             raise _unknown(call_id) from None
 
     @routes.post("/calls/{call_id:path}/callback", summary="Call back, keeping the place", status_code=202)
-    async def callback(request: Request, call_id: CallId, wish: Wish) -> dict[str, bool]:
-        house.access.require(request, "ivr")
+    async def callback(call_id: CallId, wish: Wish) -> Promise:
         try:
-            await assistant.call_back(call_id, wish.queue, wish.number, wish.due_at)
+            due = await assistant.call_back(call_id, wish.queue, wish.number, wish.due_at)
         except UnknownCall:
             raise _unknown(call_id) from None
         except ValueError as error:
             raise unusable(("body", "number"), str(error)) from None
-        return {"promised": True}
+        return Promise(due_at=due)
 
     return routes
 

@@ -23,7 +23,7 @@ class Reading:
     """What one delivery of a source says: its facts, and the name of a type that means nothing to us.
 
     `delivery` is the source's own id of the delivery: the same again is a duplicate. `place` is where it
-    stands in a feed that numbers its events.
+    stands in a feed that numbers its events, or up to where the feed says that it has come.
     """
 
     delivery: str

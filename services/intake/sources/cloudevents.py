@@ -3,25 +3,29 @@
 Strict with what makes an event's identity and order (`id`, `source`, `type`, `specversion`, `time`),
 lenient with every other attribute. A foreign producer may name a caller in clear, in a field of its
 own (`caller_number`, `callback_number`), which is taken out before anything is kept.
+
+One that leaves nothing out numbers its events, by the attribute `sequence` or in `source_seq`: contiguous
+integers, for each `source` of its own. Its manifests say how far it has come; they are not numbered.
 """
 
 import re
 from base64 import b64decode
 from binascii import Error as NotBase64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import unquote
 
 from pydantic import BeforeValidator, StringConstraints, ValidationError
 
 from schemas import telephony
-from schemas.envelope import BY_WIRE, Body, Identifier
+from schemas.envelope import BY_BODY, BY_WIRE, Body, Identifier
 from services.intake.sources import twilio
 from services.intake.sources.canonical import BadPayload, Mapped, Reading
 from services.intake.sources.foreign import (
+    MAX_DIGITS,
     MOST,
     Instant,
     Payload,
@@ -32,6 +36,7 @@ from services.intake.sources.foreign import (
     refused,
     split_array,
 )
+from services.intake.sources.sequence import Place
 
 MAX_EVENT = 256 * 1024
 MAX_BATCH = 1000
@@ -44,6 +49,7 @@ _PHONE_FIELDS: Mapping[type[Body], str] = {
 _SEALED_FIELDS = ("caller", "number", "text")
 _SEALED_BYTES = 12 + 1 + 16  # nonce, at least one byte, tag of AES-GCM
 _MAX_PHONE = 64
+_MANIFEST = BY_BODY[telephony.ManifestPublished].wire
 
 
 def _rfc3339(value: object) -> object:
@@ -52,12 +58,20 @@ def _rfc3339(value: object) -> object:
     return value
 
 
+def _number(value: object) -> int | None:
+    """Read a number, written as one or as text; None for anything else: whoever does not count may."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    fits = isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    return int(text) if fits and isinstance(text, str) else None
+
+
 class _Attributes(Payload):
     specversion: Literal["1.0"]
     id: Identifier
     source: Annotated[str, StringConstraints(pattern=r"^[^\s\x00]+$", max_length=150)]
     type: Annotated[str, StringConstraints(pattern=r"^[\w./:+-]+$", max_length=120)]
     time: Annotated[Instant, BeforeValidator(_rfc3339)] | None = None
+    sequence: Annotated[int | None, BeforeValidator(_number)] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +83,7 @@ class CloudEvent:
     type: str
     time: datetime | None
     data: Any
+    sequence: int | None = None
     place: str = field(default="", compare=False)
 
     @property
@@ -161,7 +176,7 @@ def _unescaped(name: str, value: str) -> str:
 
 def _event(attributes: Mapping[str, Any], data: Any, place: str) -> CloudEvent:
     read = _Attributes.read(attributes, place)
-    return CloudEvent(read.id, read.source, read.type, read.time, data, place)
+    return CloudEvent(read.id, read.source, read.type, read.time, data, read.sequence, place)
 
 
 def _split(body: bytes) -> list[bytes]:
@@ -174,12 +189,41 @@ def _split(body: bytes) -> list[bytes]:
 # ---------------------------------------------------------------- what an event says
 
 
-def facts(event: CloudEvent) -> Reading:
+def facts(event: CloudEvent, heard_at: datetime | None = None) -> Reading:
     """Tell what an event says: our own `telephony.*.v1`, or Twilio's `com.twilio.taskrouter.*`.
 
     Any other type is `unknown`. Raises BadPayload with the field's path (`[3].data.queue`); also for a
-    caller's number or words where only a sealed value may stand.
+    caller's number or words where only a sealed value may stand. `heard_at` is when an event of a source
+    came that leaves nothing out: then its place is told too, whatever it says, and a manifest is read.
     """
+    place = _place(event, heard_at) if heard_at else None
+    try:
+        if heard_at and event.type == _MANIFEST:
+            return _manifest(event)
+        return replace(_facts(event), place=place)
+    except BadPayload as bad:
+        raise BadPayload(bad.path, bad.problem, place) from None
+
+
+def _place(event: CloudEvent, heard_at: datetime) -> Place | None:
+    number = event.sequence
+    if number is None and isinstance(event.data, Mapping):
+        number = _number(event.data.get("source_seq"))
+    return None if number is None else Place(event.source, number, event.time or heard_at)
+
+
+def _manifest(event: CloudEvent) -> Reading:
+    """A manifest is no fact of a call: it says which numbers there are, come or not."""
+    path = below(event.place, "data")
+    if event.sequence is not None:
+        raise BadPayload(below(event.place, "sequence"), "stands in a manifest, which has no number itself")
+    body = _body(telephony.ManifestPublished, event.data, path)
+    if not 0 <= body.from_seq <= body.to_seq or body.count != body.to_seq - body.from_seq + 1:
+        raise BadPayload(below(path, "count"), "is not that of the numbers from_seq to to_seq")
+    return Reading(event.key, place=Place(event.source, body.to_seq, body.period_to, come=False))
+
+
+def _facts(event: CloudEvent) -> Reading:
     if event.type.startswith(twilio.STREAM):
         return twilio.facts_of_stream(event.type, event.data, event.key, below(event.place, "data"))
     kind = BY_WIRE.get(event.type)
@@ -191,12 +235,20 @@ def facts(event: CloudEvent) -> Reading:
     data = fields_of(event.data, path)
     phone = _phone(kind.body, data, path)
     _refuse_unsealed(kind.body, data, path)
+    body = _body(kind.body, data, path)
+    return Reading(event.key, (Mapped(event.key, body, phone),))
+
+
+B = TypeVar("B", bound=Body)
+
+
+def _body(kind: type[B], data: Any, path: str) -> B:
     try:
-        body = kind.body.model_validate(data)
+        body = kind.model_validate(fields_of(data, path))
     except ValidationError as error:
         raise refused(error, path) from None
     _refuse_implausible(body, path)
-    return Reading(event.key, (Mapped(event.key, body, phone),))
+    return body
 
 
 def _phone(kind: type[Body], data: Mapping[str, Any], path: str) -> str | None:

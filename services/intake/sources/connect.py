@@ -5,11 +5,12 @@ passing a call on makes a new contact with the same `initialContactId`, which is
 tell the same facts by the same rules; a field that a feed lacks leaves its fact to the other.
 
 A visit to a queue is 1 for the call's first contact; a later contact's is a number from its id
-(`visit_of`), because how many came before it is not said. Three things cannot be told from one event:
-why a caller left a queue while `disconnectReason` is missing (`unknown`, the record corrects it); that
-an agent passed the call on (its first contact's DISCONNECTED tells the end of the call, the record of
-the last contact tells it again, rightly); and whose callback was transferred (the legs after it carry
-the id of the call that asked for it).
+(`visit_of`), because how many came before it is not said. The call ends with the contact that has no
+`nextContactId`. Three things cannot be told from one event: why a caller left a queue while
+`disconnectReason` is missing (`unknown`, the record corrects it); that the call was passed on, while
+`nextContactId` is missing, as it is in the events that Amazon documents (so the end of the first contact
+is told as that of the call, and the later contact's again: records have the field); and whose callback
+was transferred (the legs after it carry the id of the call that asked for it).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -229,10 +230,9 @@ def _recorded(contact: _Contact, now: When) -> Iterator[Said]:
 
 
 def _ended(contact: _Contact, now: When) -> Iterator[Said]:
-    """The call is over: with its first contact, as events tell it; with its last, as records do."""
-    last = contact.next_contact_id is None if isinstance(contact, _Record) else contact.first
+    """The call is over with the contact that is passed on to no other."""
     at, began = contact.disconnect_timestamp or now, contact.initiation_timestamp
-    if last and at:
+    if contact.next_contact_id is None and at:
         # None: a later contact does not say when the call began.
         total_ms = between(began, at) if began and contact.first else None
         cause = (contact.disconnect_reason or "disconnected").lower()
@@ -312,8 +312,9 @@ def facts(payload: object, source: str = "connect") -> Reading:
 def facts_of_record(payload: object, source: str = "connect") -> Reading:
     """Tell everything that a contact record says; it comes at least once, and again when it has changed.
 
-    `delivery` and each key end with the record's version, its `LastUpdateTimestamp` (ISO 8601, UTC): of
-    two records of a contact the one with the larger version holds. Raises BadPayload with the field's path.
+    `delivery` and each key end with the record's version, its `LastUpdateTimestamp` (ISO 8601, UTC), so each
+    version tells its facts anew; what two of them say of one thing is merged like the words of two feeds.
+    Raises BadPayload with the field's path.
     """
     record = _Record.read(payload)
     version = record.last_update_timestamp.isoformat()

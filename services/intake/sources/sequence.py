@@ -22,11 +22,15 @@ MOST_STARTS = 9
 
 
 class Place(NamedTuple):
-    """Where an event stands in its feed: `sequence` begins again with each start of the switch, a `core`."""
+    """Where an event stands in its feed: `sequence` begins again with each start of the switch, a `core`.
+
+    One that has not `come` is only said to be there: by the feed's manifest, which was published at `at`.
+    """
 
     core: str
     sequence: int
     at: datetime
+    come: bool = True
 
 
 class Gap(Body):
@@ -75,6 +79,7 @@ class Numbers(Body):
 
     Each start has a mark of its own, the one heard last stands last: a second switch behind the same
     source is taken for a new start when it is first heard, but its numbers count from then on as well.
+    What is numbered before the first word that is heard of a start is not judged.
     """
 
     marks: tuple[Mark, ...] = ()
@@ -114,15 +119,16 @@ class Numbers(Body):
         return next((mark for mark in self.marks if mark.core == core), None)
 
     def _with(self, place: Place, now: datetime) -> "Numbers":
-        gaps = tuple(rest for gap in self.gaps for rest in gap.without(place))
+        gaps = tuple(rest for gap in self.gaps for rest in gap.without(place)) if place.come else self.gaps
         mark = self._mark(place.core)
         if mark is not None and place.sequence <= mark.sequence:
             return self.model_copy(update={"gaps": gaps})
-        if mark is not None and place.sequence > mark.sequence + 1:
+        last_missing = place.sequence - place.come
+        if mark is not None and last_missing > mark.sequence:
             missing = Gap(
                 core=place.core,
                 first=mark.sequence + 1,
-                last=place.sequence - 1,
+                last=last_missing,
                 gap_from=min(mark.at, place.at),
                 gap_to=place.at,
                 noticed_at=now,

@@ -12,8 +12,8 @@ the calls.
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from statistics import fmean, median, variance
 from types import MappingProxyType
@@ -36,6 +36,12 @@ _FOLLOWED = 0.5  # of the change lately: a trend goes on, a busy fortnight does 
 _TRIED_DAYS = 14  # last days on which the method is tried, to learn its errors
 _NEIGHBOURS = 100  # errors of slots of like size that make one band
 _NO_HOLIDAYS: Mapping[date, float] = MappingProxyType({})
+
+Arrivals = Mapping[datetime, int]
+"""Calls by the start of the slot in which they came."""
+WeekdayOf = Callable[[str, date], int | None]
+"""Says as which weekday (0 is Monday) a day of a queue counts: a day worked for a holiday as another than
+its own. None when nobody answers that day."""
 
 _Counts = Sequence[float]
 _Days = Mapping[date, _Counts]
@@ -116,6 +122,74 @@ def trust(
             "fair", f"只有 {same} 个相同星期几的历史日", f"earlier days of this weekday: only {same}"
         )
     return Trust("good", f"有 {same} 个相同星期几的历史日", f"earlier days of this weekday: {same}")
+
+
+def forecast_queues(
+    histories: Mapping[str, Arrivals], day: date, tz: tzinfo, weekday_of: WeekdayOf
+) -> tuple[list[Slot], Trust]:
+    """Say how many calls to expect in all of these queues together, by the calendar of each, and trust it so.
+
+    Holidays, and days worked for them, teach nothing. On a day that counts as another weekday each queue is
+    forecast by itself, and they are added, bands too. Raises ValueError as `forecast` does.
+    """
+    open_queues = {
+        queue: _before(history, day, tz)
+        for queue, history in histories.items()
+        if weekday_of(queue, day) is not None
+    }
+    if histories and not open_queues:
+        return _added([], day, tz), Trust("good", "当日无人接听", "nobody answers that day")
+
+    def odd_days(queues: Iterable[str]) -> dict[date, float]:
+        known = {at.astimezone(tz).date() for queue in queues for at in open_queues[queue]}
+        return {at: 0.0 for at in known if any(weekday_of(queue, at) != at.weekday() for queue in queues)}
+
+    if all(weekday_of(queue, day) == day.weekday() for queue in open_queues):
+        together: dict[datetime, int] = defaultdict(int)
+        for history in open_queues.values():
+            for at, calls in history.items():
+                together[at] += calls
+        holidays = odd_days(open_queues)
+        return forecast(together, day, tz, holidays=holidays), trust(together, day, tz, holidays=holidays)
+    parts: list[list[Slot]] = []
+    trusts: list[Trust] = []
+    for queue, history in open_queues.items():
+        weekday, holidays = weekday_of(queue, day), odd_days([queue])
+        assert weekday is not None
+        alike = day + timedelta(days=(weekday - day.weekday()) % 7)
+        parts.append(_moved(forecast(history, alike, tz, holidays=holidays), day, tz))
+        trusts.append(trust(history, alike, tz, holidays=holidays))
+    low = next((part for part in trusts if part.word == "low"), None)
+    return _added(parts, day, tz), low or Trust("fair", "调休，按另一星期几估算", "worked as another weekday")
+
+
+def _before(history: Arrivals, day: date, tz: tzinfo) -> Arrivals:
+    return {at: calls for at, calls in history.items() if at.astimezone(tz).date() < day}
+
+
+def _moved(slots: Iterable[Slot], day: date, tz: tzinfo) -> list[Slot]:
+    """Take a day's slots for those of another day, by the clock's face."""
+    by_place = {_place(slot.start, HALF_HOUR): slot for slot in slots}
+    return [
+        replace(by_place[place], start=slot.start, end=slot.end) if place in by_place else slot
+        for slot in _added([], day, tz)
+        for place in [_place(slot.start, HALF_HOUR)]
+    ]
+
+
+def _added(parts: Sequence[Sequence[Slot]], day: date, tz: tzinfo) -> list[Slot]:
+    """Add slot by slot, from nothing at all; the band is wide, as if all were wrong in one way."""
+    bounds = intervals_between(_midnight(day, tz), _midnight(day + _DAY, tz), HALF_HOUR, tz)
+    return [
+        Slot(
+            start,
+            end,
+            sum(part[place].expected for part in parts),
+            sum(part[place].low for part in parts),
+            sum(part[place].high for part in parts),
+        )
+        for place, (start, end) in enumerate(bounds)
+    ]
 
 
 _DAY = timedelta(days=1)

@@ -25,6 +25,8 @@ NOBODY_THERE: Mapping[str, str] = MappingProxyType({"zh": "没有坐席在岗", 
 """Why a line without agents has no occupancy."""
 NO_ROSTER: Mapping[str, str] = MappingProxyType({"zh": "没有排班数据", "en": "no roster given"})
 """Why a line has no gap."""
+SHRINKAGE = 0.3
+"""Breaks, training, absence where nobody says: agents on the phone are so much fewer than those paid."""
 EXAMPLE = """\
 aht_s: 180           # talk, hold and work after the call
 patience_s: 300      # mean time until a caller gives up; leave out for Erlang C
@@ -247,7 +249,7 @@ class Assumptions(BaseModel):
     aht_s: float = Field(gt=0, le=86_400)
     patience_s: float | None = Field(default=None, gt=0, le=86_400)
     target: _Target = Target(0.8, WITHIN)
-    shrinkage: float = Field(default=0.0, ge=0, lt=1)
+    shrinkage: float = Field(default=SHRINKAGE, ge=0, lt=1)
     max_occupancy: float | None = Field(default=None, gt=0, le=1)
     roster: tuple[Shift, ...] | None = None
 
@@ -274,15 +276,18 @@ class Assumptions(BaseModel):
         )
 
 
-def parse_assumptions(text: str, name: str) -> Assumptions:
-    """Read assumptions from YAML; raises ValueError naming the file, the entry and what is wrong with it."""
+def parse_assumptions(text: str, name: str, instead: Mapping[str, Any] = MappingProxyType({})) -> Assumptions:
+    """Read assumptions from YAML, some of them taken `instead` from elsewhere.
+
+    Raises ValueError naming the file, the entry and what is wrong with it.
+    """
     try:
         # Every scalar as text: YAML 1.1 would read 16:00 as the number 960.
         given: Any = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - builds nothing but text
     except yaml.YAMLError as error:
         raise ValueError(f"{name}: not YAML, mend it there: {error}") from error
     try:
-        return Assumptions.model_validate(given)
+        return Assumptions.model_validate({**given, **instead} if isinstance(given, dict) else given)
     except ValidationError as error:
         first = error.errors()[0]
         entry = ".".join(map(str, first["loc"])) or "the file"

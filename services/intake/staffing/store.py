@@ -1,5 +1,6 @@
 """What staffing reads of the calls: visits with their talks, refusals, arrivals by the minute."""
 
+from collections import defaultdict
 from datetime import datetime
 
 from chassis.postgres import Tx
@@ -29,20 +30,25 @@ async def refusals(tx: Tx, since: datetime, until: datetime) -> list[RefusedRow]
     return [RefusedRow(**dict(row)) for row in rows]
 
 
-async def arrivals(tx: Tx, since: datetime, until: datetime, queue: str | None) -> dict[datetime, int]:
-    """Count who came to a queue (or to all), by the minute: who queued, and who was refused."""
+async def arrivals(
+    tx: Tx, since: datetime, until: datetime, queue: str | None
+) -> dict[str, dict[datetime, int]]:
+    """Count who came to each queue (or to one), by the minute: who queued, and who was refused."""
     rows = await tx.fetch(
-        "select minute, count(*) as calls from ("
-        " select date_trunc('minute', queued_at) as minute from visits"
+        "select queue, minute, count(*) as calls from ("
+        " select queue, date_trunc('minute', queued_at) as minute from visits"
         " where queued_at >= $1 and queued_at < $2 and ($3::text is null or queue = $3)"
-        " union all select date_trunc('minute', first_at) from calls"
+        " union all select coalesce(refused_by, ''), date_trunc('minute', first_at) from calls"
         " where refused is not null and first_at >= $1 and first_at < $2"
-        " and ($3::text is null or refused_by = $3)) as came group by minute",
+        " and ($3::text is null or refused_by = $3)) as came group by queue, minute",
         since,
         until,
         queue,
     )
-    return {row["minute"]: row["calls"] for row in rows}
+    found: dict[str, dict[datetime, int]] = defaultdict(dict)
+    for row in rows:
+        found[row["queue"]][row["minute"]] = row["calls"]
+    return found
 
 
 async def mean_handling_ms(tx: Tx, since: datetime, queue: str | None) -> float | None:

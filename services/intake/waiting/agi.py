@@ -1,15 +1,15 @@
 """What Asterisk asks while a caller waits: a FastAGI server that answers with channel variables.
 
 Asterisk connects for each `AGI(agi://…)` of the dialplan, says who calls in `agi_…: value` lines up to an
-empty one, and carries out commands; `HANGUP` may stand between its replies. `DIALPLAN` shows the other end.
+empty one, and carries out commands; `HANGUP` may stand between its replies. `dialplan` gives the other end.
 Which scripts there are, and what they know, is given from outside: a script is a function.
 """
 
 import asyncio
 import re
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from errno import EADDRINUSE
 from typing import Self
 from urllib.parse import parse_qsl
 
@@ -31,10 +31,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 _DIALPLAN_SPECIAL = re.compile(r'[\\",()\[\]]')
 _LINE_SPECIAL = re.compile(r'[\\"]')
 
-DIALPLAN = """
+_DIALPLAN = """
 [hotline-waiting] ; Gosub(hotline-waiting,tell,1) before Queue() and whenever a key leaves it
 exten => tell,1,Set(HOTLINE_RESULT=)
- same => n,AGI(agi://127.0.0.1:4573/guidance?call=${URIENCODE(${CHANNEL(linkedid)})}&queue=${QUEUE})
+ same => n,AGI({door}/guidance?{call}&queue=${QUEUE})
  same => n,GotoIf($["${HOTLINE_RESULT}" != "ok"]?done)
  same => n,Set(N=1)
  same => n,While($[${N} <= ${HOTLINE_PROMPTS}])
@@ -44,20 +44,29 @@ exten => tell,1,Set(HOTLINE_RESULT=)
  same => n,Read(DIGIT,,1,,1,5)
  same => n,GotoIf($["${DIGIT}" = ""]?done)
  same => n,GotoIf($["${DIGIT}" = "${HOTLINE_CALLBACK}"]?callback)
- same => n,AGI(agi://127.0.0.1:4573/reason?call=${URIENCODE(${CHANNEL(linkedid)})}&queue=${QUEUE},${DIGIT})
+ same => n,AGI({door}/reason?{call}&queue=${QUEUE},${DIGIT})
  same => n(done),Return()
  same => n(callback),Set(HOTLINE_RESULT=)
- same => n,AGI(agi://127.0.0.1:4573/callback?call=${URIENCODE(${CHANNEL(linkedid)})}&queue=${QUEUE})
+ same => n,AGI({door}/callback?{call}&queue=${QUEUE})
  same => n,GotoIf($["${HOTLINE_RESULT}" != "ok"]?done)
  same => n,MRCPSynth(${HOTLINE_PROMPT_1})
  same => n,Hangup()
 exten => ask,1,Set(HOTLINE_RESULT=) ; after SpeechBackground(), with what was understood
- same => n,AGI(agi://127.0.0.1:4573/answer?call=${URIENCODE(${CHANNEL(linkedid)})},"${SPEECH_TEXT(0)}")
+ same => n,AGI({door}/answer?{call},"${SPEECH_TEXT(0)}")
  same => n,ExecIf($["${HOTLINE_RESULT}" = "ok"]?MRCPSynth(${HOTLINE_PROMPT_1}))
  same => n,Return()
 """
-"""Lines for extensions.conf. A value is one argument of an application, without quotes around it; in
-`Set` and `$[…]` a comma of it shows as a backslash and a comma."""
+_CALL = "call=${URIENCODE(${CHANNEL(linkedid)})}"
+
+
+def dialplan(system: str = "", port: int = PORT) -> str:
+    """Give the lines for extensions.conf of a PBX that is named `system` in the sources file.
+
+    A value is one argument of an application, without quotes around it; in `Set` and `$[…]` a comma of it
+    shows as a backslash and a comma.
+    """
+    call = f"{_CALL}&system={system}" if system else _CALL
+    return _DIALPLAN.replace("{door}", f"agi://127.0.0.1:{port}").replace("{call}", call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +82,17 @@ class AgiRequest:
     headers: Mapping[str, str]
 
 
+OUTCOMES = (
+    *("served", "hung_up", "failed", "unknown_call", "unknown_script", "bad_request", "not_set"),
+    *("too_slow", "too_many", "stopped"),
+)
+"""How a session may end: `failed` is the handler's fault, `not_set` that the switch refused a variable."""
 Handler = Callable[[AgiRequest], Awaitable[Mapping[str, str]]]
 """Answers a request with channel variables; it is let finish when the caller hangs up meanwhile."""
+
+
+class NotKnown(LookupError):
+    """Raised by a handler: nothing is known of the call that is asked about."""
 
 
 class BadRequest(ValueError):
@@ -90,24 +108,24 @@ class _NotSet(Exception):
 
 
 class AgiServer:
-    """A FastAGI server on one address; `async with` serves, `outcomes` counts how sessions ended.
+    """A FastAGI server on one address; `async with` serves, `ended` is told how each session ended.
 
-    Outcomes: `served`, `hung_up`, `failed` (the handler), `unknown_script`, `bad_request`, `not_set` (the
-    switch refused a variable), `too_slow`, `too_many`.
+    Without a `port` it is `PORT`, or a free one where another has taken that. Outcomes: `OUTCOMES`.
     """
 
     def __init__(
         self,
         handlers: Mapping[str, Handler],
         host: str = "127.0.0.1",
-        port: int = PORT,
+        port: int | None = None,
         *,
+        ended: Callable[[str], None] = lambda _: None,
         session_within: float = SESSION_WITHIN,
         sessions_at_most: int = SESSIONS_AT_MOST,
     ) -> None:
-        self.outcomes: Counter[str] = Counter()
         self._handlers = handlers
-        self._address = (host, port)
+        self._host, self._port = host, port
+        self._ended = ended
         self._session_within = session_within
         self._sessions_at_most = sessions_at_most
         self._sessions: set[asyncio.Task[None]] = set()
@@ -115,10 +133,18 @@ class AgiServer:
         self._log = get_logger(room="agi")
 
     async def __aenter__(self) -> Self:
-        """Listen; raises OSError when the address is taken."""
-        host, port = self._address
-        self._server = await asyncio.start_server(self._accept, host, port, limit=_LONGEST_LINE)
+        """Listen; raises OSError when the address is taken, or is none of this machine."""
+        try:
+            self._server = await self._listen(PORT if self._port is None else self._port)
+        except OSError as error:
+            if self._port is not None or error.errno != EADDRINUSE:
+                raise
+            self._server = await self._listen(0)
+            self._log.warning("agi port taken", wanted=PORT, port=self.port)
         return self
+
+    async def _listen(self, port: int) -> asyncio.Server:
+        return await asyncio.start_server(self._accept, self._host, port, limit=_LONGEST_LINE)
 
     async def __aexit__(self, *_: object) -> None:
         """Stop listening, and end what is under way."""
@@ -130,7 +156,7 @@ class AgiServer:
 
     @property
     def port(self) -> int:
-        """The port that is listened on, also when it was given as 0."""
+        """The port that is listened on."""
         assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -161,8 +187,8 @@ class AgiServer:
             self._end(outcome, writer)
 
     def _end(self, outcome: str, writer: asyncio.StreamWriter) -> None:
-        self.outcomes[outcome] += 1
-        if outcome in {"served", "failed", "unknown_script"}:
+        self._ended(outcome)
+        if outcome in {"served", "failed", "unknown_call", "unknown_script"}:
             writer.close()
         else:  # a peer that does not read must not keep the connection
             writer.transport.abort()
@@ -176,6 +202,12 @@ class AgiServer:
             return "unknown_script"
         try:
             commands = [_command(name, value) for name, value in (await handler(request)).items()]
+        except NotKnown:
+            self._log.warning(
+                "agi call unknown", script=request.script, next="hotline telephony dialplan SOURCE"
+            )
+            await _set(reader, writer, _command(RESULT, "failed"))
+            return "unknown_call"
         except Exception as error:
             # Only its kind, and no traceback: what it says may name the caller.
             self._log.error("agi handler failed", script=request.script, error=type(error).__name__)

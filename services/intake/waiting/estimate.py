@@ -10,11 +10,12 @@ progress have lasted improves nothing, nor do the last few waits; an agent who h
 number of agents at work, do. That number counts by its root, because it is known badly.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from math import sqrt
+from operator import itemgetter
 from statistics import fmean, median
 from typing import Literal
 
@@ -38,7 +39,8 @@ _LEAST_PLACES = 0.5  # a freed agent may still pause: the next departure is near
 class Stay:
     """One stay in a queue, and the talk it led to, as a row of `visits` has it; a time unknown is None.
 
-    `rank` orders those who wait: `queued_at`, less the credit that a priority gives. Times must be aware.
+    `rank` orders those who wait: `queued_at`, less the credit that a priority gives. `place` is where the
+    switch said that the caller stood, at `placed_at`. Times must be aware.
     """
 
     queued_at: datetime
@@ -47,6 +49,8 @@ class Stay:
     left_at: datetime | None = None
     talk_ended_at: datetime | None = None
     agent: str | None = None
+    place: int | None = None
+    placed_at: datetime | None = None
 
     def waits(self, at: datetime) -> bool:
         """Tell whether the caller is still in the queue at that moment."""
@@ -121,6 +125,43 @@ def standing(stays: Iterable[Stay], rank: datetime, at: datetime) -> Standing:
                 if stay.talk_ended_at >= at - FREED_WITHIN:
                     freed.add(stay.agent)
     return Standing(ahead, len(freed - talking), len(seen | talking))
+
+
+def line_of(stays: Iterable[Stay], at: datetime) -> list[Stay]:
+    """Order those who wait at a moment, the next to be served first: where the switch put each of them.
+
+    It told where they came in; whoever leaves lets the others move up. Of whom it told nothing, the rank
+    decides: the switch may know of priorities that it does not tell.
+    """
+    line: list[Stay] = []
+    for when, move, stay in sorted(_moves(stays, at), key=itemgetter(0, 1)):
+        if when > at:
+            break
+        if move == _CAME:
+            line.insert(sum(other.rank < stay.rank for other in line), stay)
+            continue
+        index = next((index for index, other in enumerate(line) if other is stay), None)
+        if index is None:
+            continue
+        del line[index]
+        if move == _PLACED and stay.place is not None:
+            line.insert(stay.place - 1, stay)
+    return line
+
+
+_LEFT, _CAME, _PLACED = range(3)
+
+
+def _moves(stays: Iterable[Stay], at: datetime) -> Iterator[tuple[datetime, int, Stay]]:
+    for stay in stays:
+        if stay.queued_at < at - OPEN_AT_MOST:
+            continue
+        yield stay.queued_at, _CAME, stay
+        if stay.placed_at is not None:
+            yield max(stay.placed_at, stay.queued_at), _PLACED, stay
+        for end in (stay.answered_at, stay.left_at):
+            if end is not None:
+                yield end, _LEFT, stay
 
 
 def served(

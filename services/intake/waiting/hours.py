@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from chassis.faults import Misconfigured
 from chassis.wallclock import WEEKDAYS, Interval, Weekday, zone
 from schemas.case import Language
 
@@ -32,7 +33,7 @@ _MONTHS = (
 )
 
 
-class BadHours(ValueError):
+class BadHours(Misconfigured):
     """An hours file that may not be used; says where and why."""
 
 
@@ -89,12 +90,16 @@ class Calendar(BaseModel):
         """Say why the queue is closed on a day; None when it is an ordinary one."""
         return next((closed for closed in self.closed if closed.first <= day <= closed.last), None)
 
+    def weekday_of(self, day: date) -> Weekday | None:
+        """Say which weekday's hours a day has; None when it has none."""
+        like = next((worked.like for worked in self.working if worked.date == day), None)
+        weekday = like or WEEKDAYS[day.weekday()]
+        return weekday if self.week[weekday] and not self.closure(day) else None
+
     def intervals(self, day: date) -> tuple[Interval, ...]:
         """List the intervals of a day, in minutes of the wall clock."""
-        if self.closure(day):
-            return ()
-        like = next((worked.like for worked in self.working if worked.date == day), None)
-        return self.week[like or WEEKDAYS[day.weekday()]]
+        weekday = self.weekday_of(day)
+        return self.week[weekday] if weekday else ()
 
     def is_open(self, at: datetime) -> bool:
         """Tell whether agents answer at a moment."""
@@ -158,14 +163,28 @@ def opening_words(language: Language, opens_at: datetime | None, now: datetime) 
             "zh": "现在是非工作时间，暂时无法告知人工服务何时恢复。",
             "en": "Our agents are not at work now, and we cannot say when they will be.",
         }[language]
-    days = (opens_at.date() - now.astimezone(opens_at.tzinfo).date()).days
-    weekday = _SPOKEN_DAYS[language][opens_at.weekday()]
-    date_, clock = spoken_date(language, opens_at.date()), f"{opens_at:%H:%M}"
+    opening = _spoken_moment(language, opens_at, now)
     if language == "zh":
-        day = {0: "今天", 1: f"明天（{date_}{weekday}）"}.get(days, f"{date_}{weekday}")
-        return f"现在是非工作时间，人工服务将于{day}{clock}开始。"
+        return f"现在是非工作时间，人工服务将于{opening}开始。"
+    return f"Our agents are not at work now. They are back {opening}."
+
+
+def callback_words(language: Language, due_at: datetime, now: datetime) -> str:
+    """Say when somebody will call back; `due_at` in the zone of the queue."""
+    due = _spoken_moment(language, due_at, now)
+    if language == "zh":
+        return f"好的，我们会在{due}给您回电，您的排队位置已保留。"
+    return f"Thank you. We call you back {due}; you keep your place."
+
+
+def _spoken_moment(language: Language, at: datetime, now: datetime) -> str:
+    days = (at.date() - now.astimezone(at.tzinfo).date()).days
+    weekday = _SPOKEN_DAYS[language][at.weekday()]
+    date_, clock = spoken_date(language, at.date()), f"{at:%H:%M}"
+    if language == "zh":
+        return {0: "今天", 1: f"明天（{date_}{weekday}）"}.get(days, f"{date_}{weekday}") + clock
     day = {0: "today", 1: f"tomorrow, {weekday} {date_},"}.get(days, f"on {weekday} {date_}")
-    return f"Our agents are not at work now. They are back {day} at {clock}."
+    return f"{day} at {clock}"
 
 
 def spoken_date(language: Language, day: date) -> str:
@@ -182,11 +201,12 @@ class _File(BaseModel):
     queues: dict[str, dict[str, object]] = Field(default_factory=dict)
 
 
-def load_hours(path: Path = HOURS) -> Hours:
-    """Read an hours file; raises BadHours with the file, the queue, the field and the reason."""
+def load_hours(path: Path | None = None) -> Hours:
+    """Read an hours file, ours without one; raises BadHours: the file, the queue, the field, the reason."""
+    path = path or HOURS
     try:
         file = _File.model_validate(yaml.safe_load(path.read_text("utf-8")))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadHours(f"{path}: {error}") from None
     except ValidationError as error:
         raise BadHours(f"{path}: {_faults(error)}") from None

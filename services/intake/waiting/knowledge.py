@@ -18,6 +18,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from chassis.faults import Misconfigured
 from schemas.case import Language
 from schemas.envelope import Code
 
@@ -39,7 +40,7 @@ Digit = Annotated[str, Field(pattern=r"^\d$")]
 Spoken = Annotated[str, Field(min_length=1, max_length=400)]
 
 
-class BadKnowledge(ValueError):
+class BadKnowledge(Misconfigured):
     """A knowledge file that may not be used; says where and why."""
 
 
@@ -236,12 +237,13 @@ def _stem(word: str) -> str:
     return word[:-1] if word[-2:-1] == word[-1:] else word
 
 
-def load_knowledge(path: Path = KNOWLEDGE) -> Knowledge:
-    """Read a knowledge file; raises BadKnowledge with the file, the entry and the reason."""
+def load_knowledge(path: Path | None = None) -> Knowledge:
+    """Read a knowledge file, ours without one; raises BadKnowledge: the file, the entry, the reason."""
+    path = path or KNOWLEDGE
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
         return Knowledge(Book.model_validate(raw))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadKnowledge(f"{path}: {error}") from None
     except ValidationError as error:
         faults = "; ".join(

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from services.intake.waiting.estimate import (
     Standing,
     Stay,
     estimate,
+    line_of,
     served,
     standing,
 )
@@ -38,22 +39,29 @@ def stay_of(row: Any) -> Stay:
         left_at=row["left_at"],
         talk_ended_at=row["talk_ended_at"],
         agent=row["agent"],
+        place=row["place"],
+        placed_at=row["placed_at"],
     )
 
 
 @dataclass(slots=True)
 class Queue:
-    """One queue as of `at`; `joined` keeps how each caller stood on joining, which never changes."""
+    """One queue as of `at`; `joined` keeps how each caller stood on joining, which never changes.
+
+    `ahead` tells how many stand before each stay (call and visit), where the switch says anything of places.
+    """
 
     at: datetime
     stays: Sequence[Stay] = ()
     served: Sequence[Served] = ()
     talks: Sequence[timedelta] = ()
+    ahead: dict[tuple[str, int], int] = field(default_factory=dict)
     joined: OrderedDict[tuple[datetime, datetime], Standing] = field(default_factory=OrderedDict)
 
     def refresh(self, rows: Sequence[Any], at: datetime) -> None:
         """Take the newest rows of `visits`, oldest first."""
         self.at, self.stays = at, [stay_of(row) for row in rows]
+        self.ahead = self._places(rows)
         self.served = served(self.stays, at, _AT_ONCE, self._joined)
         ended = sorted((row for row in rows if row["talk_ended_at"]), key=lambda row: row["talk_ended_at"])
         self.talks = [timedelta(milliseconds=row["talk_ms"]) for row in ended if row["talk_ms"]]
@@ -66,9 +74,24 @@ class Queue:
                 self.joined.popitem(last=False)
         return self.joined[where]
 
-    def standing(self, rank: datetime, at: datetime) -> Standing:
-        """Tell how a caller of that rank stands now."""
-        return standing(self.stays, rank, at)
+    def _places(self, rows: Sequence[Any]) -> dict[tuple[str, int], int]:
+        if all(stay.place is None for stay in self.stays):
+            return {}
+        names = {id(stay): (row["call_id"], row["visit"]) for stay, row in zip(self.stays, rows, strict=True)}
+        return {names[id(stay)]: ahead for ahead, stay in enumerate(line_of(self.stays, self.at))}
+
+    def standing(
+        self, rank: datetime, at: datetime, stay: tuple[str, int] | None = None, place: int | None = None
+    ) -> Standing:
+        """Tell how a caller of that rank stands now; the switch's own word on `stay`, or `place`, goes first.
+
+        `place` is what it told of a caller who came after this queue was read.
+        """
+        where = standing(self.stays, rank, at)
+        ahead = self.ahead.get(stay) if stay is not None else None
+        if ahead is None and place is not None:
+            ahead = place - 1
+        return where if ahead is None else replace(where, ahead=ahead)
 
     def estimate(self, where: Standing) -> Estimate:
         """Estimate the wait of a caller who stands there."""

@@ -1,5 +1,6 @@
 """What the assistant reads of the queues and of one caller."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,7 +9,10 @@ from services.intake.waiting.estimate import OPEN_AT_MOST
 
 HISTORY = timedelta(days=14)
 MOST_STAYS = 600
-_STAY = "call_id, visit, queued_at, priority, answered_at, left_at, talk_ended_at, agent, wait_ms, talk_ms"
+_STAY = (
+    "call_id, visit, queued_at, priority, answered_at, left_at, talk_ended_at, agent, wait_ms, talk_ms,"
+    " place, placed_at"
+)
 
 
 async def stays(tx: Tx, queue: str, now: datetime) -> list[Any]:
@@ -30,8 +34,8 @@ async def stays(tx: Tx, queue: str, now: datetime) -> list[Any]:
 async def caller(tx: Tx, call_id: str, queue: str) -> Any:
     """Read a call, where it waits in that queue (any without one), and what it was told; None if unknown."""
     return await tx.fetchrow(
-        "select c.*, v.visit, v.queue, v.queued_at, v.priority from calls c left join lateral (select *"
-        " from visits where call_id = c.call_id and $2 in ('', queue)"
+        "select c.*, v.visit, v.queue, v.queued_at, v.priority, v.place from calls c left join lateral"
+        " (select * from visits where call_id = c.call_id and $2 in ('', queue)"
         " and answered_at is null and left_at is null"
         " order by visit desc limit 1) v on true where c.call_id = $1",
         call_id,
@@ -39,12 +43,12 @@ async def caller(tx: Tx, call_id: str, queue: str) -> Any:
     )
 
 
-async def open_case(tx: Tx, customer_ref: str) -> Any:
-    """Read the customer's newest case that is not closed, with how it stands; None without one."""
+async def open_case(tx: Tx, refs: Sequence[str]) -> Any:
+    """Read a customer's newest case that is not closed, with how it stands; None without one."""
     return await tx.fetchrow(
-        "select case_no, state, department, changed_at from cases where customer_ref = $1"
+        "select case_no, state, department, changed_at from cases where customer_ref = any($1::text[])"
         " and closed_at is null and case_no is not null order by recorded_at desc limit 1",
-        customer_ref,
+        refs,
     )
 
 
