@@ -8,7 +8,7 @@ poll, so a record that comes just then waits for nothing (p99 of 200 ms at 50 ev
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -121,8 +121,15 @@ async def _grow(
     return [f"grew {topic.name} to {topic.partitions} partitions" for topic in small]
 
 
+_NEEDED = frozenset({"cleanup.policy", "message.timestamp.type"})
+"""Settings without which nobody should begin to read: records would vanish, or their times mean nothing."""
+
+
 async def check_topics(connection: Connection, names: Sequence[str] | None = None) -> list[str]:
-    """Compare the cluster's topics with `schemas/topics.py`; returns one line per difference."""
+    """Compare the cluster's topics with `schemas/topics.py`; returns one line per difference.
+
+    Of topics by `names` only what their readers cannot do without: longer retention stops nobody.
+    """
     wanted = [BY_NAME[name] for name in names] if names is not None else list(TOPICS)
     admin = await _admin(connection)
     try:
@@ -133,7 +140,9 @@ async def check_topics(connection: Connection, names: Sequence[str] | None = Non
             for fault in _shape_faults(topic, existing.get(connection.prefix + topic.name))
         ]
         present = [topic for topic in wanted if connection.prefix + topic.name in existing]
-        faults += await _setting_faults(admin, connection, present)
+        found = await _settings(admin, connection, [topic.name for topic in present])
+        for topic in present:
+            faults += _setting_faults(topic, found.get(topic.name, {}), names is None)
     finally:
         await admin.close()
     return faults
@@ -149,23 +158,29 @@ def _shape_faults(topic: Topic, entry: Mapping[str, Any] | None) -> list[str]:
     return []
 
 
-async def _setting_faults(
-    admin: AIOKafkaAdminClient, connection: Connection, topics: Sequence[Topic]
-) -> list[str]:
-    resources = [ConfigResource(ConfigResourceType.TOPIC, connection.prefix + topic.name) for topic in topics]
-    if not resources:
-        return []
-    found: dict[str, dict[str, str]] = {}
-    for response in await admin.describe_configs(resources):
-        for resource in response.resources:
-            found[resource[3]] = {entry[0]: entry[1] for entry in resource[4]}
+def _setting_faults(topic: Topic, have: Mapping[str, str], everything: bool) -> list[str]:  # noqa: FBT001
     return [
-        f"topic {topic.name}: {name} is {have.get(name)!r}, declared {value!r}"
-        for topic in topics
-        for have in [found.get(connection.prefix + topic.name, {})]
+        f"topic {topic.name}: {name} is {have.get(name)!r}, declared {value!r}:"
+        f" set it with kafka-configs.sh --alter --add-config {name}={value}"
         for name, value in topic.settings.items()
-        if have.get(name) != value and name in ("cleanup.policy", "message.timestamp.type")
+        if have.get(name) != value and (everything or name in _NEEDED)
     ]
+
+
+async def _settings(
+    admin: AIOKafkaAdminClient, connection: Connection, topics: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Read the settings that topics really have, by topic."""
+    cut = len(connection.prefix)
+    resources = [ConfigResource(ConfigResourceType.TOPIC, connection.prefix + topic) for topic in topics]
+    if not resources:
+        return {}
+    return {
+        name[cut:]: {entry[0]: entry[1] for entry in entries}
+        for response in await admin.describe_configs(resources)
+        for error, _, _, name, entries in response.resources
+        if not error
+    }
 
 
 async def _admin(connection: Connection) -> AIOKafkaAdminClient:
@@ -279,7 +294,11 @@ async def abandon(client: AIOKafkaProducer | AIOKafkaConsumer, within: float = 2
     try:
         async with asyncio.timeout(within):
             await client.stop()
-    except (TimeoutError, KafkaError, OSError):
+    except (TimeoutError, KafkaError, OSError, asyncio.CancelledError) as error:
+        # When the broker is gone, the client lets its own task's cancellation out: not everyone's is ours.
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
         sender = getattr(client, "_sender", None)
         with suppress(Exception):
             if sender is not None and sender.sender_task is not None:
@@ -508,6 +527,14 @@ class Offsets:
             raise Transient(f"kafka does not tell the offsets of {group}: {type(error).__name__}") from error
         return {self._place(tp): meta.offset for tp, meta in found.items() if meta.offset >= 0}
 
+    async def settings(self, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Give the settings that topics have now, as Kafka names them; a missing topic is absent."""
+        assert self._admin is not None
+        try:
+            return await _settings(self._admin, self._connection, topics)
+        except (KafkaError, OSError) as error:
+            raise Transient(f"kafka does not tell the topics' settings: {type(error).__name__}") from error
+
     async def partitions(self, topics: Sequence[str]) -> list[Place]:
         """List the partitions that these topics have now: metadata is asked for, not remembered."""
         assert self._consumer is not None
@@ -589,26 +616,54 @@ async def members_of(connection: Connection, group: str) -> int:
     return sum(len(found[5]) for answer in answers for found in answer.groups)
 
 
+_NEARBY = 1_000
+"""Reading on over so many records costs no more than a fetch from a new offset."""
+
+
 async def record_at(connection: Connection, place: Place, offset: int) -> Record | None:
     """Fetch one record; None when the log does not hold it any more; raises Transient."""
-    consumer = reader(connection, auto_offset_reset="none")
-    tp = TopicPartition(connection.prefix + place.topic, place.partition)
+    return (await records_at(connection, {place: [offset]})).get((place, offset))
+
+
+async def records_at(
+    connection: Connection, wanted: Mapping[Place, Sequence[int]]
+) -> dict[tuple[Place, int], Record]:
+    """Fetch records by their offsets; what the log does not hold any more is absent; raises Transient."""
+    # A partition is asked for only behind the fetch that waits for more of the one before.
+    consumer = reader(connection, auto_offset_reset="none", fetch_max_wait_ms=20)
+    tps = {place: TopicPartition(connection.prefix + place.topic, place.partition) for place in wanted}
+    found: dict[tuple[Place, int], Record] = {}
     try:
         await consumer.start()
-        start, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
-        if not start <= offset < end:
-            return None
-        consumer.assign([tp])
-        consumer.seek(tp, offset)
-        found = await take(consumer, Progress(0.0, 0.0, handed={tp: offset}), 5000, 1)
+        starts = await consumer.beginning_offsets(list(tps.values()))
+        ends = await consumer.end_offsets(list(tps.values()))
+        for place, tp in tps.items():
+            held = {offset for offset in wanted[place] if starts[tp] <= offset < ends[tp]}
+            for record in await _at_offsets(consumer, tp, held):
+                object.__setattr__(record, "topic", place.topic)
+                found[place, record.offset] = record
     except (KafkaError, OSError) as error:
-        raise Transient(f"kafka does not give {place.topic}/{place.partition}/{offset}") from error
+        raise Transient(f"kafka does not give records of {', '.join(p.topic for p in wanted)}") from error
     finally:
         await abandon(consumer)
-    if not found or found[0].offset != offset:
-        return None
-    object.__setattr__(found[0], "topic", place.topic)
-    return found[0]  # type: ignore[no-any-return]
+    return found
+
+
+async def _at_offsets(consumer: AIOKafkaConsumer, tp: TopicPartition, wanted: set[int]) -> list[Any]:
+    left, found = deque(sorted(wanted)), []
+    consumer.assign([tp])
+    progress = Progress(0.0, 0.0)
+    while left:
+        if tp not in progress.handed or left[0] - progress.handed[tp] >= _NEARBY:
+            consumer.seek(tp, left[0])
+            progress.handed[tp] = left[0]
+        polled = await take(consumer, progress, 5000, MAX_BATCH)
+        if not polled:
+            break  # only markers of transactions are left
+        found += [record for record in polled if record.offset in wanted]
+        while left and left[0] < progress.handed[tp]:
+            left.popleft()
+    return found
 
 
 async def lag_of(

@@ -10,13 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from chassis.kafka import KafkaPublisher, Offsets, commit_for, members_of, record_at
-from chassis.transport import SENT_AGAIN, Outgoing
+from chassis.clock import monotonic
+from chassis.kafka import KafkaPublisher, Offsets, commit_for, members_of, records_at
+from chassis.message import Poison, read
+from chassis.postgres import columns
+from chassis.step import Event
+from chassis.transport import SENT_AGAIN, Outgoing, Record, Refetched
 from chassis.transport import Place as Partition
 from cli import ledger
-from cli.world import CannotReach, Place, World, connected
+from cli.world import NotFound, Place, World, connected
 from observer import actions
+from observer.headers import key_of
 from observer.ledger import LOST, State
+from schemas.envelope import BY_WIRE
 from schemas.topics import BY_NAME, STAGES
 
 _CANNOT = {
@@ -24,7 +30,13 @@ _CANNOT = {
     State.SEQUENCE_GAP.value: "nobody has this record: ask its writer, then `hotline waive`",
     State.ORPHAN.value: "its cause does not exist: nothing to send",
 }
+MOST_AT_ONCE = 100_000
+_PUBLISHED_AT_ONCE = 500
 SENDABLE = tuple(state.value for state in LOST if state.value not in _CANNOT)
+
+
+_UNANSWERED = (State.OPEN.value, State.UNPROVABLE.value)
+"""What a group has not answered: before its commit nothing more is said of it."""
 
 
 class Refused(Exception):
@@ -47,34 +59,67 @@ class Operator:
 async def redrive(
     world: World, handoffs: Sequence[Mapping[str, Any]], operator: Operator, *, dry_run: bool
 ) -> list[dict[str, Any]]:
-    """Send records again under their own ids; gives one line per handoff: sent, or why not."""
+    """Send records again under their own ids; gives one line per handoff: sent, or why not.
+
+    A dead letter that this release cannot read either is not sent: it would only come back. One that can
+    be read now, and was named by its place before, goes on as the event that it is, and the letter ends.
+    """
     place = world.place()
-    lines, outgoing = [], []
+    records = await _records(world, place, [one for one in handoffs if one["state"] not in _CANNOT])
+    lines: list[dict[str, Any]] = []
+    sent: list[tuple[dict[str, Any], Record]] = []
     for handoff in handoffs:
-        why = _CANNOT.get(handoff["state"])
-        message = await _message(world, place, handoff) if why is None else None
-        if message is None and why is None:
-            why = "its bytes are gone from the topic and are not in quarantine"
-        lines.append({**_about(handoff), "sent": message is not None and not dry_run, "why_not": why})
-        if message is not None:
-            outgoing.append((handoff, message))
-    if dry_run or not outgoing:
-        return lines
+        about, record = _about(handoff), records.get(_where(handoff))
+        why = _CANNOT.get(handoff["state"]) or _why_not(handoff, record)
+        lines.append({**about, "sent": why is None and not dry_run, "why_not": why})
+        if why is None and record is not None:
+            sent.append((about, record))
+    if sent and not dry_run:
+        await _send(place, sent, operator)
+    return lines
+
+
+async def _send(place: Place, sent: Sequence[tuple[dict[str, Any], Record]], operator: Operator) -> None:
     async with ledger.session(place) as tx:
-        target = [_about(handoff) for handoff, _ in outgoing]
-        action = await actions.append(tx, operator.name, "redrive", target, operator.reason)
+        targets = [about for about, _ in sent]
+        action = await actions.append(tx, operator.name, "redrive", targets, operator.reason)
+    mark = (SENT_AGAIN, str(action.number).encode())
     publisher = KafkaPublisher(place.kafka, "hotline-redrive")
     try:
-        mark = (SENT_AGAIN, str(action.number).encode())
-        await publisher.publish(
-            [
-                message._replace(headers=[*(h for h in message.headers if h[0] != SENT_AGAIN), mark])
-                for _, message in outgoing
-            ]
-        )
+        for first in range(0, len(sent), _PUBLISHED_AT_ONCE):
+            await publisher.publish(
+                [_again(record, mark) for _, record in sent[first : first + _PUBLISHED_AT_ONCE]]
+            )
     finally:
         await publisher.stop()
-    return lines
+    renamed = [{**about, "goes_on_as": name} for about, record in sent if (name := _renamed(about, record))]
+    if renamed:
+        async with ledger.session(place) as tx:
+            why = f"can be read now: action {action.number} has sent it again under its own id"
+            await actions.append(tx, operator.name, "discard", renamed, why)
+
+
+def _again(record: Record, mark: tuple[str, bytes]) -> Outgoing:
+    headers = [*(header for header in record.headers if header[0] != SENT_AGAIN), mark]
+    return Outgoing(record.topic, record.key or b"", record.value, headers)
+
+
+def _why_not(handoff: Mapping[str, Any], record: Record | None) -> str | None:
+    if record is None:
+        return "its bytes are gone from the topic and are not in quarantine"
+    found = read(record, BY_WIRE) if handoff["state"] == ledger.DEAD else None
+    if not isinstance(found, Poison):
+        return None
+    return (
+        f"still unreadable ({found.reason}: {found.explanation}): mend the reader, or `hotline dead discard`"
+    )
+
+
+def _renamed(about: Mapping[str, Any], record: Record) -> str:
+    """Name the event of a record whose handoff has another name: until now only its place could be told."""
+    found = read(record, BY_WIRE)
+    named = isinstance(found, Event) and key_of(found.name.encode()).hex() != about["key"]
+    return found.name if isinstance(found, Event) and named else ""
 
 
 def _about(handoff: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,26 +128,55 @@ def _about(handoff: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _message(world: World, place: Place, handoff: Mapping[str, Any]) -> Outgoing | None:
-    """The record as it was: from its topic, else from the group's quarantine."""
-    topic = handoff["topic"]
-    record = await record_at(place.kafka, Partition(topic, handoff["partition"]), handoff["offset"])
-    if record is not None:
-        return Outgoing(topic, record.key or b"", record.value, list(record.headers))
-    return await _from_quarantine(world, place, handoff)
+def _where(handoff: Mapping[str, Any]) -> tuple[str, Partition, int]:
+    return handoff["group"], Partition(handoff["topic"], handoff["partition"]), handoff["offset"]
 
 
-async def _from_quarantine(world: World, place: Place, handoff: Mapping[str, Any]) -> Outgoing | None:
-    letter = await letter_of(place, handoff)
-    if letter is None:
-        return None
+async def _records(
+    world: World, place: Place, handoffs: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, Partition, int], Record]:
+    """The records as they were: from their topics, else from the groups' quarantines."""
+    asked = [_where(handoff) for handoff in handoffs]
+    offsets: dict[Partition, list[int]] = {}
+    for _, at, offset in asked:
+        offsets.setdefault(at, []).append(offset)
+    kept = await records_at(place.kafka, offsets) if offsets else {}
+    found = {(group, at, offset): kept[at, offset] for group, at, offset in asked if (at, offset) in kept}
+    for name in STAGES:
+        gone = [(at, offset) for group, at, offset in asked if group == name and (at, offset) not in kept]
+        if gone:
+            quarantined = await _from_quarantine(world, place, name, gone)
+            found |= {(name, at, offset): record for (at, offset), record in quarantined.items()}
+    return found
+
+
+async def _from_quarantine(
+    world: World, place: Place, stage: str, gone: Sequence[tuple[Partition, int]]
+) -> dict[tuple[Partition, int], Record]:
+    async with connected(place, stage) as database, database.session() as tx:
+        rows = await tx.fetch(
+            "select topic, partition, record_offset, sealed from quarantine"
+            " join unnest($1::text[], $2::int[], $3::bigint[]) as x(t, p, o)"
+            " on topic = t and partition = p and record_offset = o",
+            *columns([(*at, offset) for at, offset in gone], 3),
+        )
+    if not rows:
+        return {}
     vault = await world.vault(place)
     try:
-        opened: Any = vault.open_record(letter["sealed"])
+        return {
+            (Partition(topic, partition), offset): _opened(
+                topic, partition, offset, vault.open_record(sealed)
+            )
+            for topic, partition, offset, sealed in (row.values() for row in rows)
+        }
     finally:
         await vault.close()
-    headers = [(name, _bytes(value) or b"") for name, value in opened["headers"]]
-    return Outgoing(handoff["topic"], _bytes(opened["key"]) or b"", _bytes(opened["value"]), headers)
+
+
+def _opened(topic: str, partition: int, offset: int, kept: Any) -> Record:
+    headers = [(name, _bytes(value) or b"") for name, value in kept["headers"]]
+    return Refetched(topic, partition, offset, 0, _bytes(kept["key"]), _bytes(kept["value"]), headers, "")
 
 
 def _bytes(text: str | None) -> bytes | None:
@@ -144,12 +218,16 @@ async def end(
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """What a skip would do: from where to where, and which handoffs it would drop."""
+    """What a skip would do: from where to where, and which handoffs it would drop.
+
+    `all_known` tells whether the observer has read all that would be skipped: else there may be more.
+    """
 
     group: str
     moves: dict[Partition, tuple[int, int]]
     drops: list[dict[str, Any]]
     objections: list[str]
+    all_known: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """The plan for a script."""
@@ -160,12 +238,18 @@ class Skip:
                 for p, (a, b) in self.moves.items()
             ],
             "drops": self.drops,
+            "all_known": self.all_known,
             "objections": self.objections,
         }
 
 
-async def plan_skip(place: Place, group: str, topic: str, partition: int | None, to: int | None) -> Skip:
-    """Say what a skip to `to` (None: the end) would do, and what speaks against it."""
+async def plan_skip(
+    place: Place, group: str, topic: str, partition: int | None, to: int | None, within: float = 5.0
+) -> Skip:
+    """Say what a skip to `to` (None: the end) would do, and what speaks against it.
+
+    Gives the observer `within` seconds to read what would be skipped: only it knows what is owed there.
+    """
     if topic not in BY_NAME or group not in BY_NAME[topic].read_by:
         raise Refused(f"{group} does not read {topic}: see schemas/topics.py")
     offsets = Offsets(place.kafka)
@@ -182,15 +266,39 @@ async def plan_skip(place: Place, group: str, topic: str, partition: int | None,
         p: (max(commits.get(p, 0), starts[p]), min(ends[p] if to is None else to, ends[p])) for p in places
     }
     moves = {p: (now, then) for p, (now, then) in moves.items() if then > now}
+    unread = await _unread(place, moves, within) if group in STAGES else []
     async with ledger.session(place) as tx:
-        waiting = await ledger.listed(tx, ["open"], limit=1_000_000, group=group)
+        waiting = await ledger.listed(tx, _UNANSWERED, limit=1_000_000, group=group)
     drops = [
         handoff
         for handoff in waiting
-        if (move := moves.get(Partition(handoff["topic"], handoff["partition"]))) is not None
+        if handoff["due"] is None  # what must follow in time does not hang on this commit
+        and (move := moves.get(Partition(handoff["topic"], handoff["partition"]))) is not None
         and move[0] <= handoff["offset"] < move[1]
     ]
-    return Skip(group, moves, drops, await _objections(place, group))
+    return Skip(group, moves, drops, [*unread, *await _objections(place, group)], all_known=not unread)
+
+
+async def _unread(place: Place, moves: Mapping[Partition, tuple[int, int]], within: float) -> list[str]:
+    """Object where the observer has not read what would be skipped: nobody could say what is dropped."""
+    deadline = monotonic() + within
+    while True:
+        async with ledger.session(place) as tx:
+            read_to = {
+                Partition(topic, partition): position
+                for topic, partition, position in await tx.fetch(
+                    "select topic, partition, position from positions"
+                )
+            }
+        unread = [
+            f"the observer has read {p.topic}/{p.partition} only up to {read_to.get(p, 0)}, and nobody knows"
+            f" what is owed from there to {then}: let it catch up (hotline status)"
+            for p, (_, then) in moves.items()
+            if read_to.get(p, 0) < then
+        ]
+        if not unread or monotonic() > deadline:
+            return unread
+        await asyncio.sleep(0.1)
 
 
 async def _objections(place: Place, group: str) -> list[str]:
@@ -220,13 +328,13 @@ async def skip(place: Place, plan: Skip, operator: Operator) -> None:
 async def found_or_raise(
     place: Place, asked: Sequence[str], states: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Find the handoffs of these event ids; raises CannotReach for one that nobody knows."""
+    """Find the handoffs of these event ids; raises NotFound for one that nobody knows."""
     found: list[dict[str, Any]] = []
     async with ledger.session(place) as tx:
         for one in asked:
             handoffs = await ledger.find(tx, one)
             if not handoffs:
-                raise CannotReach(
+                raise NotFound(
                     f"the ledger has no handoff of event {one}: hotline lost list, hotline dead list"
                 )
             found += [handoff for handoff in handoffs if not states or handoff["state"] in states]

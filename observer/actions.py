@@ -49,10 +49,12 @@ class Action:
 
 
 async def append(tx: Tx, actor: str, verb: str, target: Sequence[object], reason: str) -> Action:
-    """Add an action to the chain, inside the caller's transaction."""
+    """Add an action to the chain, inside the caller's transaction; no number is ever given twice."""
     await tx.execute("select pg_advisory_xact_lock($1)", _LOCK)
     last = await tx.fetchrow("select number, hash from actions order by number desc limit 1")
-    number, before = (last["number"] + 1, last["hash"]) if last else (1, _BEGINNING)
+    number, before = (last["number"], last["hash"]) if last else (0, _BEGINNING)
+    # Somebody may have removed the last ones: whoever came after them must not take their place.
+    number = max(number, await last_applied(tx)) + 1
     text = json.dumps(list(target), ensure_ascii=False, sort_keys=True)
     at_ms = epoch_ms()
     mark = _hash(number, at_ms, actor, verb, text, reason, before)
@@ -98,8 +100,11 @@ async def mark_applied(tx: Tx, number: int) -> None:
     )
 
 
-def broken_links(chain: Sequence[Action]) -> list[str]:
-    """Name every row that does not follow from the row before it; an intact chain gives []."""
+def broken_links(chain: Sequence[Action], carried_out: int = 0) -> list[str]:
+    """Name every row that does not follow from the row before it; an intact chain gives [].
+
+    It must reach to the last action that the observer has `carried_out`.
+    """
     faults, before, number = [], _BEGINNING, 0
     for action in chain:
         mark = _hash(
@@ -118,6 +123,8 @@ def broken_links(chain: Sequence[Action]) -> list[str]:
         if action.hash != mark:
             faults.append(f"action {action.number} was changed after it was written")
         before, number = action.hash, action.number
+    if number < carried_out:
+        faults.append(f"actions {number + 1} to {carried_out} are missing: the observer has carried them out")
     return faults
 
 

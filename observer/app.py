@@ -11,25 +11,27 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from pydantic import ValidationError
+
 from chassis.clock import epoch_ms, monotonic, utc_now
 from chassis.faults import Transient, backoff, insist, is_transient
 from chassis.following import Follower, Unread
 from chassis.health import Health, Server, application
+from chassis.ids import derived_id
 from chassis.kafka import KafkaPublisher, Offsets
 from chassis.log import get_logger
 from chassis.message import Writer, time_header
 from chassis.postgres import Database, role_of
 from chassis.process import run_process, stop_on_signals, until_stopped
-from chassis.roots import new_id
-from chassis.transport import Place
+from chassis.transport import Outgoing, Place
 from observer import actions, store
 from observer.barrier import Barrier, Barriers
 from observer.canary import Canary
 from observer.contract import Contract, contract_of
 from observer.deferred import Deferred
 from observer.gauges import Gauges
-from observer.lag import Lag, LagWatch
-from observer.ledger import Ledger, State, Verdict
+from observer.lag import Lag, LagWatch, ReadingLag
+from observer.ledger import UPSTREAM, Ledger, State, Verdict
 from observer.metrics import ObserverMetrics
 from observer.reading import Desk
 from observer.sequences import KEPT_MS, Sequences
@@ -46,6 +48,10 @@ LONGEST_READ_S = 1.0
 LOOK_EVERY_S = 1.0
 PRUNE_EVERY_S = 60.0
 AUDITED = tuple(topic.name for topic in TOPICS if topic.name != "ops.verdicts")
+COMPACTED = "compacted"
+"""Why nothing can be proved on a topic: Kafka keeps only the last record of each key."""
+_BY_SILENCE = frozenset({State.DROPPED, State.PARTIAL, State.SEQUENCE_GAP, State.TIMER_LOST, State.ORPHAN})
+"""Verdicts that say of something that it is nowhere."""
 GROUPS: dict[str, tuple[str, ...]] = {}
 for _topic in TOPICS:
     for _group in _topic.read_by:
@@ -100,6 +106,9 @@ class Observer:
         self._cut: list[Unread] = []
         self._blinded_writers: set[str] = set()
         self._blind_since: dict[str, int] = {}
+        self._kept_ms: dict[str, int] = {}
+        self._compacted: dict[str, int] = {}
+        self._reading = ReadingLag()
         self._action = 0
         self._looked = self._pruned = self._judged = 0.0
         self._backlog = True
@@ -175,6 +184,7 @@ class Observer:
         places = await self._offsets.partitions(AUDITED)
         self._starts, self._ends = await self._offsets.starts(places), await self._offsets.highs(places)
         self._catch_up = dict(self._ends)
+        await self._look_at_topics(epoch_ms())
         await self._follow(places)
         self._sequences.from_the_beginning = not self._blind_since
         self._log.info("started", partitions=len(places), open=len(restored.handoffs), token=self._token)
@@ -284,9 +294,12 @@ class Observer:
         self._blind_since[gap.place.topic] = epoch_ms()
 
     def _doubted(self, verdict: Verdict) -> Verdict:
-        """Call nothing an orphan, or lost, whose counterpart may have been deleted before it was read."""
+        """Call nothing an orphan, or lost, whose counterpart may be gone from the log before it was read."""
         handoff, note = verdict.handoff, ""
-        if verdict.state is State.ORPHAN and self._blind_since:
+        compacted = self._compacted.keys() & self._silent_topics(verdict)
+        if compacted and verdict.state in _BY_SILENCE:
+            note = f"what would disprove it may be compacted away: {', '.join(sorted(compacted))}"
+        elif verdict.state is State.ORPHAN and self._blind_since:
             note = "its cause may be among records that were deleted before they were read"
         elif verdict.state in (State.DROPPED, State.PARTIAL):
             topics = self._contract.answers_on[handoff.owed.group]
@@ -294,6 +307,13 @@ class Observer:
             if handoff.at_ms <= max((self._blind_since.get(topic, 0) for topic in topics), default=0):
                 note = "its answer may be among records that were deleted before they were read"
         return replace(verdict, state=State.UNPROVABLE, note=note) if note else verdict
+
+    def _silent_topics(self, verdict: Verdict) -> frozenset[str]:
+        """The topics whose silence is the proof of a verdict."""
+        group = verdict.handoff.owed.group
+        if group == UPSTREAM:
+            return frozenset({telephony.TOPIC})
+        return (self._contract.reads if verdict.state is State.ORPHAN else self._contract.answers_on)[group]
 
     async def _advance(self) -> None:
         for place, position in (await self._follower.positions()).items():
@@ -446,15 +466,26 @@ class Observer:
             place: end for place, end in self._catch_up.items() if self._positions.get(place, 0) < end
         }
         overdue = self._deferred.overdue()
+        prunes = monotonic() - self._pruned > PRUNE_EVERY_S
+        if prunes:
+            self._pruned = monotonic()
+            gc.collect()
+            await self._look_at_topics(now_ms)
         async with self._database.session() as tx:
-            document = self._document(now_ms, await store.blind_records(tx, now_ms), overdue)
+            document = self._document(now_ms, await store.blind_ranges(tx, now_ms), overdue)
             await store.write_status(tx, now_ms, json.dumps(document))
-            if monotonic() - self._pruned > PRUNE_EVERY_S:
-                self._pruned = monotonic()
-                gc.collect()
+            if prunes:
                 before = now_ms - int(self._settings.keep.total_seconds() * 1000)
                 await store.prune(tx, before, now_ms - KEPT_MS)
-        self._gauges.show(document, self._lags, overdue, self._positions, self._ends, now_ms)
+        behind = self._reading.observe(self._ends, self._positions, self._desk.newest, now_ms)
+        self._gauges.show(document, self._lags, overdue, behind, now_ms)
+
+    async def _look_at_topics(self, now_ms: int) -> None:
+        """Ask Kafka how long it keeps each topic, and which it compacts: there silence proves nothing."""
+        found = await self._offsets.settings(AUDITED)
+        self._kept_ms = {topic: int(settings["retention.ms"]) for topic, settings in found.items()}
+        compacted = [topic for topic, settings in found.items() if "compact" in settings["cleanup.policy"]]
+        self._compacted = {topic: self._compacted.get(topic, now_ms) for topic in compacted}
 
     def _lag(self, group: str, commits: dict[Place, int], now_ms: int) -> list[Lag]:
         topics = GROUPS[group]
@@ -470,8 +501,11 @@ class Observer:
 
         first = {place: times[place].first or 0 for place in ends if place in times}
         return self._watch.observe(
-            group, commits, ends, self._starts, age, now_ms, _retention_ms, self._positions, first
+            group, commits, ends, self._starts, age, now_ms, self._retention_ms, self._positions, first
         )
+
+    def _retention_ms(self, topic: str) -> int:
+        return self._kept_ms.get(topic, BY_NAME[topic].retention_ms)
 
     def _forget_times(self, groups: dict[str, dict[Place, int]]) -> None:
         for place, times in self._desk.times.items():
@@ -482,12 +516,10 @@ class Observer:
                 times.forget_below(max(min(readers), self._starts.get(place, 0)))
 
     def _document(
-        self, now_ms: int, blind_records: dict[str, int], overdue: dict[tuple[str, str], int]
+        self, now_ms: int, blind_ranges: list[dict[str, Any]], overdue: dict[tuple[str, str], int]
     ) -> dict[str, Any]:
         opened = {**self.ledger.open_by_edge(), **self._deferred.open_by_edge()}
         watched = self.ledger.watched_by_edge()
-        silent = self._canary.silent_for_ms(now_ms)
-        blind = self._blind(silent)
         edges = {
             edge: {
                 "open": opened.get(edge, (0, 0))[0],
@@ -499,29 +531,44 @@ class Observer:
         }
         return {
             "at_ms": now_ms,
-            "blind": blind,
+            "blind": self._blind(blind_ranges, now_ms),
             "edges": edges,
             "overdue": [[edge, department, count] for (edge, department), count in overdue.items()],
             "lag": [lag.as_json() for lag in self._lags],
             "behind_records": sum(
                 max(0, end - self._positions.get(place, 0)) for place, end in self._ends.items()
             ),
-            "blind_records": blind_records,
+            "blind_ranges": blind_ranges,
             "pending": self._barriers.suspects,
             "read": self._desk.read,
             "missing_numbers": dict(self._sequences.missing),
-            "blocked": self._barriers.blocked(self._positions, self._follower.held(), self._leaderless),
+            "blocked": self._blocked(),
             "canary": {
                 "flagged_ms": self._canary.last_flagged_ms or None,
                 "detection_ms": self._canary.detection_ms,
             },
         }
 
-    def _blind(self, silent_ms: int) -> str:
+    def _blocked(self) -> dict[str, dict[str, int]]:
+        found = self._barriers.blocked(self._positions, self._follower.held(), self._leaderless)
+        for topic, since_ms in self._compacted.items():
+            found.setdefault(topic, {})[COMPACTED] = since_ms
+        return found
+
+    def _blind(self, ranges: list[dict[str, Any]], now_ms: int) -> str:
+        """Why nobody may say that nothing is lost; empty when it may be said."""
+        found = []
         if self._catch_up:
             behind = sum(end - self._positions.get(place, 0) for place, end in self._catch_up.items())
-            return f"catching up: {behind} records to read"
-        return f"the canary has waited {silent_ms / 1000:.0f} s to be named" if silent_ms else ""
+            found.append(f"catching up: {behind} records to read")
+        if silent_ms := self._canary.silent_for_ms(now_ms):
+            found.append(f"no canary was named for {silent_ms / 1000:.0f} s")
+        if ranges:
+            topics = sorted({entry["topic"] for entry in ranges})
+            found.append(f"records were deleted before they were read: {', '.join(topics)}")
+        if self._compacted:
+            found.append(f"compacted, so that silence proves nothing: {', '.join(sorted(self._compacted))}")
+        return "; ".join(found)
 
     def _facts(self) -> dict[str, Any]:
         return {"part": "observer", "pid": os.getpid(), "read": self._desk.read}
@@ -535,9 +582,8 @@ class Observer:
                 async with self._database.session() as tx:
                     rows = await store.untold(tx)
                 if rows:
-                    await self._publisher.publish(
-                        [self._verdict(row) for row in rows if row["grp"] != CANARY_GROUP]
-                    )
+                    told = [self._told(row) for row in rows if row["grp"] != CANARY_GROUP]
+                    await self._publisher.publish([message for message in told if message is not None])
                     async with self._database.session() as tx:
                         await store.mark_told(tx, [row["verdict_id"] for row in rows])
             except Exception as error:
@@ -545,7 +591,16 @@ class Observer:
                     self._log.error("verdicts_not_told", exc_info=error)
             await asyncio.sleep(0.5)
 
-    def _verdict(self, row: Any) -> Any:
+    def _told(self, row: Any) -> Outgoing | None:
+        """Write a verdict; one that the contract refuses stays in the table and holds up no other."""
+        try:
+            return self._verdict(row)
+        except ValidationError as error:
+            fields = sorted({str(fault["loc"][0]) for fault in error.errors(include_input=False)})
+            self._log.error("verdict_not_told", verdict=row["verdict_id"], fields=fields)
+            return None
+
+    def _verdict(self, row: Any) -> Outgoing:
         body = VerdictGiven(
             verdict_id=row["verdict_id"],
             subject=row["subject"] or "-",
@@ -560,7 +615,8 @@ class Observer:
             note=row["note"][:500],
         )
         at = time_header(body.judged_at)
-        return self._writer.write(body, uid=new_id(), at=at, correlation=body.subject)
+        uid = derived_id(UUID(int=row["judged_ms"] << 80), "verdict", row["verdict_id"])
+        return self._writer.write(body, uid=uid, at=at, correlation=body.subject)
 
 
 def _each_once(candidates: list[Verdict]) -> list[Verdict]:
@@ -573,10 +629,6 @@ def _each_once(candidates: list[Verdict]) -> list[Verdict]:
 
 def _reason(unread: Unread) -> str:
     return "the topic was made anew" if unread.recreated else "retention"
-
-
-def _retention_ms(topic: str) -> int:
-    return BY_NAME[topic].retention_ms
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from observer.headers import key_of
 from schemas.operations import CANARY, CANARY_GROUP, CanarySung
 
 FLAGGED_WITHIN_MS = 10_000
+SUNG_AGAIN_S = 5.0
 _PLACE = Place(CANARY, 0)
 
 
@@ -28,6 +29,7 @@ class Canary:
         self._connection, self._publisher, self.offsets = connection, publisher, offsets
         self._writer = Writer("observer")
         self._sung: dict[bytes, int] = {}
+        self._every_ms = self._since_ms = 0
         self.last_flagged_ms = 0
         self.detection_ms: int | None = None
         self._log = get_logger(part="canary")
@@ -44,13 +46,16 @@ class Canary:
         self._sung[key_of(str(uid).encode())] = epoch_ms()
 
     async def sing_every(self, seconds: float) -> None:
-        """Sing until cancelled; a fault of the infrastructure skips a song, and the gap tells."""
+        """Sing until cancelled; a fault of the infrastructure puts a song off, and the gap tells."""
+        self._every_ms, self._since_ms = int(seconds * 1000), epoch_ms()
         while True:
             try:
                 await self.sing()
             except Exception as error:
                 self._log.warning("canary_not_sung", error=type(error).__name__)
-            await asyncio.sleep(seconds)
+                await asyncio.sleep(min(seconds, SUNG_AGAIN_S))
+            else:
+                await asyncio.sleep(seconds)
 
     def flagged(self, key: bytes, now_ms: int) -> None:
         """Note that a song was named as dropped at `now_ms`, a time after its commit."""
@@ -60,6 +65,8 @@ class Canary:
             self.detection_ms = max(0, now_ms - sung)
 
     def silent_for_ms(self, now_ms: int) -> int:
-        """How long the oldest song has waited to be named; 0 when none is late."""
-        oldest = min(self._sung.values(), default=now_ms)
-        return now_ms - oldest if now_ms - oldest > FLAGGED_WITHIN_MS else 0
+        """How long no song was named that should have been, unsung ones too; 0 when none is late."""
+        waiting = now_ms - min(self._sung.values(), default=now_ms)
+        silence = now_ms - max(self.last_flagged_ms, self._since_ms) if self._since_ms else 0
+        is_late = max(waiting, silence - self._every_ms) > FLAGGED_WITHIN_MS
+        return max(waiting, silence) if is_late else 0

@@ -3,13 +3,19 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from schemas import feedback, intake, operations, resolver
+from schemas import feedback, intake, operations, resolver, router
 from schemas.envelope import BY_BODY, Body
 from schemas.handoffs import HANDOFFS, Deferred, Handoff
-from schemas.topics import STAGES, TOPICS
+from schemas.topics import DEPARTMENTS, STAGES, TOPICS
 
 ALARMS: frozenset[type[Body]] = frozenset(
-    {intake.RecordingOverdue, intake.CallbackOverdue, resolver.CaseEscalated, feedback.TellingOverdue}
+    {
+        intake.RecordingOverdue,
+        intake.CallbackOverdue,
+        router.TriageOverdue,
+        resolver.CaseEscalated,
+        feedback.TellingOverdue,
+    }
 )
 """Events with which a stage's timer says that nobody has acted: they prove the timer, not the act."""
 
@@ -36,6 +42,7 @@ class Later:
 
     `numbered` tells whether what follows is numbered together with what obliges, so that earlier
     acts can be told from later ones. `margin_ms` after the deadline the stage's timer has surely fired.
+    `department`: who is late, whoever has held the case; None: who holds it.
     """
 
     edge: str
@@ -45,6 +52,7 @@ class Later:
     within_ms: int
     numbered: bool
     margin_ms: int = MARGIN_MS
+    department: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,7 @@ def _later(handoff: Handoff, deferred: Deferred) -> Later:
         within_ms=int(deferred.within.total_seconds() * 1000),
         numbered=BY_BODY[handoff.on].name.split(".")[0] == stage,
         margin_ms=CLOCKS_APART_MS if handoff.on in SET_ELSEWHERE else MARGIN_MS,
+        department=deferred.owner if deferred.owner in DEPARTMENTS else None,
     )
 
 

@@ -17,11 +17,14 @@ from observer.barrier import Barrier
 from observer.contract import Contract, Later, Owed
 from observer.headers import Said, key_of, time_ms
 from observer.ledger import Handoff, Ledger, State, Verdict
+from schemas.envelope import BY_BODY
 from schemas.operations import WATERMARKS
+from schemas.resolver import CaseAssigned
 from schemas.topics import DEPARTMENTS
 
 _WATERMARKS = frozenset({WATERMARKS})
 _DEPARTMENT_OF = {f"departments.{code}": code for code in DEPARTMENTS}
+_ASSIGNED = BY_BODY[CaseAssigned].wire.encode()
 REMEMBERED = 200_000
 RECENT_MS = 24 * 60 * 60 * 1000
 """So long after an obligation its copies are known as such by a restarted observer too; later ones show
@@ -109,7 +112,7 @@ class Deferred:
         later_ = self._contract.later.get(said.wire)
         if later_ is not None:
             self._obliged(later_, place, said)
-        elif place.topic in _DEPARTMENT_OF:
+        elif said.wire == _ASSIGNED and place.topic in _DEPARTMENT_OF:
             self._department[said.subject] = _DEPARTMENT_OF[place.topic]
             if len(self._department) > REMEMBERED:
                 self._department.pop(next(iter(self._department)))
@@ -340,7 +343,8 @@ class Deferred:
         found: dict[tuple[str, str], int] = {}
         for waiting in self._all_open():
             if waiting.handoff.state is State.OVERDUE:
-                what = (waiting.later.edge, self._department.get(waiting.subject, "-"))
+                holder = self._department.get(waiting.subject, "-")
+                what = (waiting.later.edge, waiting.later.department or holder)
                 found[what] = found.get(what, 0) + 1
         return found
 

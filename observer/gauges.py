@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chassis.transport import Place
 from observer.barrier import READING, Barrier
 from observer.lag import Lag, worst
 from observer.ledger import LOST, Changes, Handoff, State, Verdict
@@ -79,11 +78,10 @@ class Gauges:
         document: Mapping[str, Any],
         lags: Sequence[Lag],
         overdue: Mapping[tuple[str, str], int],
-        positions: Mapping[Place, int],
-        ends: Mapping[Place, int],
+        behind: Mapping[str, int | None],
         now_ms: int,
     ) -> None:
-        """Show what the last look has found."""
+        """Show what the last look has found; `behind` is the reading's own lag by topic, in ms."""
         metrics = self._metrics
         # An edge of nobody (a number that never came) vanishes when it is mended: then it shows 0.
         gone = {edge: {"open": 0, "oldest_s": None} for edge in self._shown - set(document["edges"])}
@@ -98,17 +96,15 @@ class Gauges:
             metrics.overdue(edge, departments)
         for group in {lag.group for lag in lags}:
             self._show_group(group, [lag for lag in lags if lag.group == group])
-        behind = {place: end - positions.get(place, 0) for place, end in ends.items()}
-        for topic in {place.topic for place in ends} | set(document["blocked"]):
-            late = any(behind[place] > 0 for place in behind if place.topic == topic)
+        for topic, lag_ms in behind.items():
+            metrics.read_lag(topic, None if lag_ms is None else lag_ms / 1000)
+        for topic in {*behind, *document["blocked"]}:
             waited = {
                 reason: (now_ms - since_ms) / 1000
                 for reason, since_ms in document["blocked"].get(topic, {}).items()
             }
-            metrics.audit_read_lag.labels(topic).set(max(waited.values(), default=0) if late else 0)
             metrics.blocked(topic, {READING: 0, **waited})
-        for topic, number in document["blind_records"].items():
-            metrics.audit_blind.labels(topic).set(number)
+        metrics.blind(document["blind_ranges"])
         metrics.last_pass.set(now_ms / 1000)
         canary = document["canary"]
         if canary["flagged_ms"]:

@@ -11,6 +11,8 @@ from chassis.transport import Record
 NOTHING = b""
 MOST_PARTS = 62
 """Parts are bits of a number that the store keeps in 64."""
+MOST_SHOWN = 200
+"""So many characters has the contract's `Identifier`."""
 
 
 class Said(NamedTuple):
@@ -94,4 +96,4 @@ def time_ms(text: bytes) -> int:
 
 def shown(name: bytes) -> str:
     """Write a header's bytes for people and tables: no NUL, bounded."""
-    return name.decode(errors="replace").replace("\x00", "?")[:200]
+    return name.decode(errors="replace").replace("\x00", "?")[:MOST_SHOWN]

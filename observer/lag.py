@@ -102,6 +102,37 @@ class AppendTimes:
             self._start = 0
 
 
+class ReadingLag:
+    """How far the watcher's own reading is behind, by topic: the greatest age of what it has not read yet."""
+
+    def __init__(self) -> None:
+        self._level_ms: dict[Place, int] = {}
+
+    def observe(
+        self,
+        ends: Mapping[Place, int],
+        positions: Mapping[Place, int],
+        newest: Mapping[Place, int],
+        now_ms: int,
+    ) -> dict[str, int | None]:
+        """Give each topic's lag in ms, at most one look too much; None where it cannot be said.
+
+        What is not read yet is younger than the last record that was (`newest`: its append time, ms), and
+        younger than the last look at which nothing was left to read. `positions` were taken before `ends`.
+        """
+        lags: dict[str, int | None] = {}
+        for place, end in ends.items():
+            age: int | None = 0
+            if positions.get(place, 0) >= end:
+                self._level_ms[place] = now_ms
+            else:
+                since_ms = max(self._level_ms.get(place, 0), newest.get(place, 0))
+                age = max(0, now_ms - since_ms) if since_ms else None
+            worst = lags.get(place.topic, 0)
+            lags[place.topic] = None if age is None or worst is None else max(age, worst)
+        return lags
+
+
 @dataclass(frozen=True, slots=True)
 class Lag:
     """How far behind a group is on one partition; offsets, records, and milliseconds. None: cannot say.

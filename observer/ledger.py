@@ -172,6 +172,7 @@ class _Group:
         "passed",
         "queues",
         "watched",
+        "watched_at",
     )
 
     def __init__(self, name: str) -> None:
@@ -179,6 +180,7 @@ class _Group:
         self.open: dict[bytes, Handoff] = {}
         self.on: Counter[str] = Counter()
         self.watched: dict[bytes, Handoff] = {}
+        self.watched_at: dict[tuple[Place, int], Handoff] = {}
         self.again: set[bytes] = set()
         self.early: dict[bytes, Effect] = {}
         self.letters = 0
@@ -198,7 +200,22 @@ class _Group:
         if handoff is not None:
             self.on[handoff.owed.edge] -= 1
 
+    def watch(self, handoff: Handoff) -> None:
+        """Keep what is lost or dead; by its place too, if a letter can be about it."""
+        self.watched[handoff.key] = handoff
+        if handoff.state not in _NO_RECORD:
+            self.watched_at[handoff.place, handoff.offset] = handoff
 
+    def unwatch(self, key: bytes) -> Handoff | None:
+        """Let a watched handoff go; None if it was none."""
+        handoff = self.watched.pop(key, None)
+        if handoff is not None and self.watched_at.get((handoff.place, handoff.offset)) is handoff:
+            del self.watched_at[handoff.place, handoff.offset]
+        return handoff
+
+
+_NO_RECORD = frozenset({State.SEQUENCE_GAP, State.TIMER_LOST})
+"""What is lost here is no record at the handoff's place."""
 _LOOK_AT = 5_000
 """So many open handoffs are looked at for the oldest of each edge; they stand in the order of reading."""
 
@@ -249,7 +266,7 @@ class Ledger:
         key, (at, offset) = key_of(said.cause), source
         handoff = owner.open.get(key) or owner.passed.get(source) or _at(owner.queues.get(at, ()), at, offset)
         if handoff is None:
-            handoff = owner.watched.get(key) or _at(owner.watched.values(), at, offset)
+            handoff = owner.watched.get(key) or owner.watched_at.get(source)
         if handoff is not None:
             if handoff.state is State.OPEN or handoff.state in WATCHED:
                 self._died(owner, handoff, said.event_id, said.at_ms)
@@ -263,7 +280,7 @@ class Ledger:
 
     def _died(self, group: _Group, handoff: Handoff, answer: bytes, at_ms: int) -> None:
         group.close(handoff.key)
-        group.watched[handoff.key] = handoff
+        group.watch(handoff)
         self.settle(handoff, State.DEAD_LETTERED, answer, at_ms)
 
     def _obliged(self, group: _Group, owed: Owed, key: bytes, place: Place, said: Said) -> None:
@@ -284,10 +301,11 @@ class Ledger:
 
     def _sent_again(self, group: _Group, key: bytes, place: Place, offset: int) -> None:
         """Note a copy: a letter about it, read before it or after, is about the same handoff."""
-        handoff = group.watched.get(key)
+        handoff = group.unwatch(key)
         if handoff is not None:
             group.passed.pop((handoff.place, handoff.offset), None)
             handoff.place, handoff.offset = place, offset
+            group.watch(handoff)
             group.again.add(key)
         letter = group.early.get(_named(place, offset)) if group.letters else None
         if letter is not None:
@@ -348,7 +366,7 @@ class Ledger:
         if not handoff.answered:
             self.settle(handoff, handoff.state, b"", said.at_ms)
             return
-        del group.watched[handoff.key]
+        group.unwatch(handoff.key)
         if handoff.key in group.again:
             group.again.discard(handoff.key)
         elif handoff.state is not State.DEAD_LETTERED:
@@ -373,7 +391,7 @@ class Ledger:
 
     def mend(self, group: str, key: bytes, answer: bytes, at_ms: int) -> bool:
         """Note that what was lost has come after all; tells whether it was lost."""
-        handoff = self._groups[group].watched.pop(key, None) if group in self._groups else None
+        handoff = self._groups[group].unwatch(key) if group in self._groups else None
         if handoff is not None:
             self.settle(handoff, State.RECOVERED, answer, at_ms)
         return handoff is not None
@@ -493,7 +511,7 @@ class Ledger:
         self._forget_early(group, handoff.key)
         handoff.state = verdict.state
         if verdict.state in WATCHED:
-            group.watched[handoff.key] = handoff
+            group.watch(handoff)
 
     def known_before(self, verdict: Verdict) -> None:
         """The store has this as answered long ago: a repeat, neither a loss nor an orphan."""
@@ -512,7 +530,7 @@ class Ledger:
 
     def waive(self, group: str, key: bytes, at_ms: int) -> bool:
         """Let an operator's word end a watched handoff; tells whether there was one."""
-        handoff = self._groups[group].watched.pop(key, None) if group in self._groups else None
+        handoff = self._groups[group].unwatch(key) if group in self._groups else None
         if handoff is None:
             return False
         self.settle(handoff, State.WAIVED, b"", at_ms)
@@ -535,7 +553,7 @@ class Ledger:
                 group.begin(handoff)
                 group.queues.setdefault(handoff.place, deque()).append(handoff)
             elif handoff.state in WATCHED:
-                group.watched[handoff.key] = handoff
+                group.watch(handoff)
         for effect in effects:
             if effect.group in self._groups:
                 effect.stored = True

@@ -1,8 +1,10 @@
 """What the observer counts, under the names that the alerts, the dashboard and the runbook use."""
 
+from collections import Counter as Tally
 from collections.abc import Iterable, Mapping
 from functools import partial
 from math import isfinite
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -53,9 +55,10 @@ class ObserverMetrics:
         for group in groups:
             self.status(group, "blind")
             self.effect_after_commit.labels(group)
-        for topic in topics:
+        self._topics = tuple(topics)
+        for topic in self._topics:
             self.orphans.labels(topic)
-            self.audit_blind.labels(topic)
+        self.blind(())
         for service in services:
             self.sequence_gaps.labels(service)
 
@@ -178,6 +181,19 @@ class ObserverMetrics:
         known.update(by_department)
         for department in known:
             self.overdue_open.labels(edge, department).set(by_department.get(department, 0))
+
+    def read_lag(self, topic: str, seconds: float | None) -> None:
+        """Say how far the observer's own reading of a topic is behind; None when it is not known."""
+        _show(self.audit_read_lag, seconds, topic)
+
+    def blind(self, ranges: Iterable[Mapping[str, Any]]) -> None:
+        """Say how many records of each topic nobody can read any more; of one not named, all were read."""
+        records: Tally[str] = Tally()
+        for gone in ranges:
+            # A topic made anew begins below: how much of the old one was unread, nobody knows.
+            records[gone["topic"]] += max(1, gone["to"] - gone["from"])
+        for topic in self._topics:
+            self.audit_blind.labels(topic).set(records[topic])
 
     def blocked(self, topic: str, by_reason: Mapping[str, float]) -> None:
         """Say for how many seconds verdicts have waited for a topic; a reason not named does not hold."""

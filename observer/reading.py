@@ -32,6 +32,7 @@ class Desk:
         self._taken: dict[Place, int] = {}
         self.last: dict[Place, int] = {}
         self.times: dict[Place, AppendTimes] = {}
+        self.newest: dict[Place, int] = {}
         self.read = 0
         self._spoken: dict[bytes, Callable[[Place, Said, Record], None]] = {
             _wire(operations.ReceiptsGiven): self._receipts,
@@ -55,9 +56,12 @@ class Desk:
         spoken, last = self._spoken, self.last
         ledger, sequences, deferred = self._ledger, self._sequences, self._deferred
         place, taken, times = _NOWHERE, 0, None
+        said: Said | None = None
         for record in records:
             # They come in runs of one partition: what is known of it is looked up once a run.
             if record.partition != place.partition or record.topic != place.topic:
+                if said is not None:
+                    self.newest[place] = said.at_ms
                 where = record.topic, record.partition
                 place = self._places.setdefault(where, Place(*where))
                 taken, times = self._taken.get(place, 0), self.times.get(place)
@@ -76,6 +80,8 @@ class Desk:
             if said.sequence:
                 sequences.take(place, said)
             deferred.take(place, said)
+        if said is not None:
+            self.newest[place] = said.at_ms
         self.read += len(records)
 
     # ------------------------------------------------------------ bodies of what is said about the work

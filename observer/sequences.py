@@ -13,7 +13,7 @@ from uuid import UUID
 from chassis.transport import Place
 from observer.barrier import Barrier
 from observer.contract import Contract, Owed
-from observer.headers import Said, key_of, shown
+from observer.headers import MOST_SHOWN, Said, key_of, shown
 from observer.ledger import UPSTREAM, Handoff, Ledger, State, Verdict
 
 UNPROVED_WAIT_MS = 30_000
@@ -281,5 +281,6 @@ def _verdict(gap: Gap, barrier: Barrier) -> Verdict:
     handoff = Handoff(_key(count, gap.number), gap.place, gap.offset, gap.at_ms, owed)
     said = gap.said_by or f"it said a later number (up to {count.following - 1})"
     note = f"{count.writer} never said number {gap.number} of {shown(count.subject)}; {said}"
-    subject = shown(count.subject)
-    return Verdict(handoff, State.SEQUENCE_GAP, -1, barrier, note, f"{subject}#{gap.number}", subject)
+    subject, number = shown(count.subject), f"#{gap.number}"
+    name = subject[: MOST_SHOWN - len(number)] + number
+    return Verdict(handoff, State.SEQUENCE_GAP, -1, barrier, note, name, subject)

@@ -467,14 +467,15 @@ BEFORE = "deleted before the ledger began"
 """Why an observer's very first look misses the beginning of a log: known, and no alarm."""
 
 
-async def blind_records(tx: Tx, now_ms: int) -> dict[str, int]:
-    """Count by topic the records that could not be read lately."""
+async def blind_ranges(tx: Tx, now_ms: int) -> list[dict[str, Any]]:
+    """List what could not be read lately: topic, partition, offsets `from` up to `to`, why, when (ms)."""
     rows = await tx.fetch(
-        "select topic, sum(to_offset - from_offset)::bigint as records from blind where seen_ms > $1"
-        f" and reason <> '{BEFORE}' group by topic",
+        "select topic, partition, from_offset, to_offset, reason, seen_ms from blind where seen_ms > $1"
+        f" and reason <> '{BEFORE}' order by seen_ms, topic, partition, from_offset",
         now_ms - BLIND_FOR_MS,
     )
-    return {row["topic"]: row["records"] for row in rows}
+    names = ("topic", "partition", "from", "to", "reason", "seen_ms")
+    return [dict(zip(names, row.values(), strict=True)) for row in rows]
 
 
 async def untold(tx: Tx, limit: int = 500) -> Sequence[Any]:

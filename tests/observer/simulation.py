@@ -51,6 +51,7 @@ LATE_RECORD = _wire(intake.RecordingOverdue)
 ROUTED = _wire(router.CaseRouted)
 PARKED = _wire(router.CaseParked)
 RULED = _wire(router.AssignmentRequested)
+LATE_RULING = _wire(router.TriageOverdue)
 DELIVERED = _wire(resolver.CaseDelivered)
 ASSIGNED = _wire(resolver.CaseAssigned)
 ACCEPTING = _wire(resolver.AcceptanceRequested)
@@ -93,6 +94,7 @@ SAYS = {
 }
 TIMED = {
     "intake": (CALL_ENDED, frozenset({CLOSED, RECORDED, LATE_RECORD}), 10 * MINUTE_MS),
+    "router": (PARKED, frozenset({ROUTED, LATE_RULING}), 120 * MINUTE_MS),
     "resolver": (DELIVERED, frozenset({ACCEPTED, ESCALATED}), 120 * MINUTE_MS),
     "feedback": (OPENED, frozenset({TOLD, LATE_TELLING}), 24 * 60 * MINUTE_MS),
 }
@@ -235,6 +237,7 @@ class World:
         self.delayed = 0
         self.ended: set[int] = set()
         self.recorded: set[int] = set()
+        self.ruled: set[int] = set()
         self.accepted: set[int] = set()
         self.told: set[int] = set()
         self.fired: dict[bytes, tuple[str, int]] = {}
@@ -588,7 +591,7 @@ class Group:
     def _handlers(self) -> dict[bytes, Callable[[int, Said], list[Out]]]:
         return {
             "intake": {CALL_ENDED: self._ended, RECORDING: self._record, FIRED["intake"]: self._wrap_up},
-            "router": {RECORDED: self._route, RULED: self._rule, FIRED["router"]: self._nothing},
+            "router": {RECORDED: self._route, RULED: self._rule, FIRED["router"]: self._remind_triage},
             "resolver": {
                 ROUTED: self._deliver,
                 ACCEPTING: self._accept,
@@ -621,15 +624,18 @@ class Group:
 
     def _route(self, n: int, _: Said) -> list[Out]:
         if n % 23 == 0:
-            self.world.command("router", n, RULED, 30)
+            self.set_timer(n, self.world.clock_ms(self.name) + 10 * MINUTE_MS)
+            if self.rng.random() < 0.95:
+                self.world.command("router", n, RULED, 30)
             return [(router.CASES, n, PARKED, b"case-%d" % n)]
         return [] if n % 29 == 0 else [(router.CASES, n, ROUTED, b"case-%d" % n)]
 
     def _rule(self, n: int, said: Said) -> list[Out]:
+        self.world.ruled.add(n)
         return [(router.CASES, n, ROUTED, said.subject)]
 
-    def _nothing(self, _: int, __: Said) -> list[Out]:
-        return []
+    def _remind_triage(self, n: int, said: Said) -> list[Out]:
+        return [] if n in self.world.ruled else [(router.CASES, n, LATE_RULING, said.subject)]
 
     def _deliver(self, n: int, said: Said) -> list[Out]:
         # The deadline is the router's: it is counted from the moment of routing, on the router's clock.
@@ -913,7 +919,13 @@ class Group:
             heapq.heappush(self.timers, (due_ms, n))
 
     def _over(self, n: int) -> bool:
-        done = {"intake": self.world.recorded, "resolver": self.world.accepted, "feedback": self.world.told}
+        world = self.world
+        done = {
+            "intake": world.recorded,
+            "router": world.ruled,
+            "resolver": world.accepted,
+            "feedback": world.told,
+        }
         return n in done[self.name]
 
     def fire_timers(self) -> None:

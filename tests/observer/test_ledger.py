@@ -415,6 +415,41 @@ def test_a_dead_letter_that_dies_again_at_another_place_is_still_one(bench, lett
     assert len(bench.store.rows) == 1
 
 
+def test_a_letter_about_a_record_is_not_about_the_number_whose_want_that_record_showed(bench):
+    bench.says("router.cases", ROUTED, by="router", number=1)
+    record = bench.writes("router.cases", "nobody.knows-this", by="router", uid=b"", number=3)
+    bench.reads(record)
+    bench.commits_all("router")
+    bench.judges()
+    assert bench.state(b"case-1#2") is State.SEQUENCE_GAP
+    bench.letter("router", record)()
+    bench.judges()
+    assert bench.state(b"case-1#2") is State.SEQUENCE_GAP
+    assert bench.state(b"router.cases/0/1") is State.DEAD_LETTERED
+
+
+def test_many_letters_cost_as_much_each_as_few(bench):
+    """What is watched already is looked up, not walked through."""
+    group = bench.ledger._groups["resolver"]
+    for _ in range(3):
+        record = bench.writes("departments.commands", "nobody.knows-this", uid=b"")
+        bench.reads(record)
+        bench.letter("resolver", record)()
+    assert len(bench.judges()) == 3
+
+    class Looked(dict):
+        def __iter__(self):
+            raise AssertionError("walked through all that is watched")
+
+        values = items = keys = __iter__
+
+    group.watched, group.watched_at = Looked(group.watched), Looked(group.watched_at)
+    bench.letter("resolver", bench.writes("departments.commands", "nobody.knows-this", uid=b""))()
+    again = Place("departments.commands", 0), SimpleNamespace(offset=1, event_id=b"")
+    bench.letter("resolver", again)()
+    assert len(group.early) == 1, "the second is about what is watched already"
+
+
 def test_half_an_answer_does_not_mend_a_dead_letter_that_was_read_first(bench):
     record = bench.writes("router.cases", ROUTED)
     bench.letter("resolver", record)()
@@ -726,6 +761,21 @@ def test_telephonys_gap_is_named_at_once_where_a_manifest_proves_it(bench):
     assert all(note.endswith("its manifest up to 4") for note in named.values())
 
 
+def test_a_gap_of_a_source_with_a_long_name_has_a_name_that_the_contract_takes(bench):
+    source = "/pbx/" + "b" * 195
+    place, said = bench.writes("telephony.calls", "telephony.manifest-published.v1")
+    bench._pass(place, said)
+    bench.sequences.from_the_beginning = True
+    bench.sequences.take_end(UPSTREAM, source.encode(), 2, place, said, "its manifest up to 2", 1)
+    named = []
+    judge = bench.sequences.judge
+    bench.sequences.judge = lambda barrier: named.extend(judge(barrier)) or []
+    bench.judges()
+    assert sorted(verdict.name for verdict in named) == [f"{source[:198]}#1", f"{source[:198]}#2"]
+    assert {verdict.handoff.key for verdict in named} == {key_of(f"{source}#{n}".encode()) for n in (1, 2)}
+    assert all(len(verdict.name) == 200 for verdict in named)
+
+
 def test_telephonys_gap_without_a_manifest_is_given_thirty_seconds(bench):
     call(bench, 1)
     call(bench, 3)
@@ -944,6 +994,7 @@ def test_a_timer_that_is_lost_is_named_once_however_many_tell_of_the_end(bench):
 
 
 ACCEPT = "resolver.case-delivered→department"
+RULING = "router.case-parked→triage"
 
 
 def test_an_earlier_act_does_not_meet_a_later_delivery_and_a_later_one_may_be_read_first(bench):
@@ -973,6 +1024,21 @@ def test_a_deadline_that_another_stage_has_set_may_differ_by_what_clocks_differ(
         bench.watermark("resolver", through=at)
     assert [state for _, _, state, _ in bench.judges()] == [State.TIMER_LOST]
     assert bench.in_time(event, ACCEPT, "resolver") is State.TIMER_LOST
+
+
+@pytest.mark.parametrize("act", [ROUTED, "router.case-rejected.v1", "router.ruling-lapsed.v1"])
+def test_a_case_that_waits_for_a_ruling_is_overdue_at_triage_until_somebody_rules(bench, act):
+    event = bench.says("router.cases", "router.case-parked.v1", by="router", number=3)
+    bench.says("departments.cards", ASSIGNED, by="resolver", number=2)
+    bench.says("router.cases", "router.triage-overdue.v1", by="router", number=4)
+    for at in (121 * MINUTE_MS, 122 * MINUTE_MS):
+        bench.watermark("router", through=at)
+    assert not bench.judges()
+    assert bench.in_time(event, RULING, "router") is State.OVERDUE
+    assert bench.deferred.overdue() == {(RULING, "triage"): 1}
+    bench.says("router.cases", act, by="router", number=5)
+    bench.judges()
+    assert bench.in_time(event, RULING, "router") is State.DISCHARGED
 
 
 def test_an_overdue_delivery_is_told_by_the_department_that_was_asked(bench):

@@ -8,25 +8,28 @@ from datetime import timedelta
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from pydantic import SecretStr
 
-from chassis.clock import monotonic, utc_now
-from chassis.kafka import KafkaPublisher, Offsets, apply_topics, commit_for
+from chassis.clock import epoch_ms, monotonic, utc_now
+from chassis.kafka import KafkaPublisher, Offsets, apply_topics, commit_for, whole
 from chassis.message import Writer, time_header
 from chassis.postgres import migrate
 from chassis.roots import new_id
 from chassis.transport import Outgoing, Place, partition_for
-from cli import ledger, mend
+from cli import evidence, ledger, mend
 from cli.world import Place as Where
 from observer import actions, store
 from observer.app import Observer, Superseded
+from observer.contract import contract_of
 from observer.headers import Said
 from observer.lag import Word
 from observer.settings import ObserverSettings
 from schemas.feedback import CaseClosed
-from schemas.operations import LetterDied, Receipts, ReceiptsGiven, WatermarkPassed
+from schemas.operations import CanarySung, LetterDied, Receipts, ReceiptsGiven, WatermarkPassed
 from schemas.telephony import ManifestPublished
+from schemas.topics import BY_NAME
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 
@@ -149,8 +152,8 @@ async def test_what_was_committed_without_an_answer_is_dropped_with_its_evidence
     await bench.say("router.cases", ROUTED, cause=answered)
     dropped = await bench.say("intake.cases", RECORDED)
     async with bench.observer() as observer:
-        await bench.watch(observer, 0.5)
-        assert [await bench.state(event) for event in (answered, dropped)] == ["discharged", "open"]
+        await bench.until(observer, bench.is_("discharged", answered))
+        await bench.until(observer, bench.is_("open", dropped))
         await bench.commit_all("router", "intake.cases")
         await bench.until(observer, bench.is_("dropped", dropped))
     async with ledger.session(bench.where) as tx:
@@ -160,8 +163,8 @@ async def test_what_was_committed_without_an_answer_is_dropped_with_its_evidence
     assert verdict["committed"] > handoff["offset"]
     assert {mark["topic"] for mark in verdict["barrier"]} >= {"router.cases", "ops.receipts", "router.dead"}
     assert all(mark["read"] >= mark["end"] for mark in verdict["barrier"])
-    assert await ledger.check_again(bench.where, handoff) == []
-    assert any(dropped in line for line in ledger.by_hand(bench.where, handoff, verdict))
+    assert await evidence.check_again(bench.where, handoff) == []
+    assert any(dropped in line for line in evidence.by_hand(bench.where, handoff, verdict))
 
 
 async def test_what_is_not_committed_is_late_however_long_and_never_dropped(bench):
@@ -364,7 +367,7 @@ async def test_an_observer_without_memory_of_a_log_that_was_cut_claims_nothing_a
         assert not observer._sequences.from_the_beginning
         async with ledger.session(bench.where) as tx:
             seen = await ledger.overview(tx)
-        assert (seen.lost, seen.blind, seen.document["blind_records"]) == (0, "", {})
+        assert (seen.lost, seen.blind, seen.document["blind_ranges"]) == (0, "", [])
 
 
 def _partition() -> int:
@@ -384,7 +387,43 @@ async def test_answers_in_records_that_are_gone_leave_handoffs_unprovable(bench)
         async with ledger.session(bench.where) as tx:
             seen = await ledger.overview(tx)
         assert seen.lost == 0
-        assert seen.document["blind_records"] == {"router.cases": 1}
+        assert seen.blind == "records were deleted before they were read: router.cases"
+        (gone,) = seen.as_json()["blind_ranges"]
+        assert (gone["topic"], gone["from"], gone["to"], gone["reason"]) == (
+            "router.cases",
+            0,
+            1,
+            "retention",
+        )
+        shown = {"topic": "router.cases"}
+        assert observer.metrics.registry.get_sample_value("handoff_audit_blind_records", shown) == 1
+
+
+async def test_what_is_kept_shorter_or_compacted_is_taken_as_it_is(bench):
+    await _alter(bench, "intake.cases", {"retention.ms": "3600000"})
+    await _alter(bench, "router.cases", {"cleanup.policy": "compact"})
+    event = await bench.say("intake.cases", RECORDED)
+    async with bench.observer() as observer:
+        await bench.watch(observer, 1.2)
+        (lag,) = [lag for lag in observer._lags if lag.group == "router" and lag.records]
+        assert 3_500_000 < lag.retention_headroom_ms <= 3_600_000
+        await bench.commit_all("router", "intake.cases")
+        await bench.until(observer, bench.is_("unprovable", event))
+        await bench.until(observer, _shown(observer, "router.cases", "compacted"))
+        async with ledger.session(bench.where) as tx:
+            seen = await ledger.overview(tx)
+    assert seen.blind == "compacted, so that silence proves nothing: router.cases"
+
+
+async def _alter(bench, topic, settings) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bench.kafka.bootstrap)
+    await admin.start()
+    try:
+        kept = {**BY_NAME[topic].settings, **settings}
+        name = bench.kafka.prefix + topic
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs=kept)])
+    finally:
+        await admin.close()
 
 
 @pytest.mark.parametrize("remembers", [True, False])
@@ -646,6 +685,50 @@ async def test_an_operator_waives_and_the_chain_shows_who_changed_it(bench):
         assert any("missing" in fault for fault in actions.broken_links(await actions.after(tx, 0)))
 
 
+async def test_last_actions_that_were_removed_are_missed_and_nobody_takes_their_numbers(bench):
+    async with ledger.session(bench.where) as tx:
+        for number in range(1, 5):
+            await actions.append(tx, "li", "redrive", [], f"{number}")
+        await actions.mark_applied(tx, 4)
+        await tx.execute("delete from actions where number > 2")
+        chain, carried_out = await actions.after(tx, 0), await actions.last_applied(tx)
+        assert actions.broken_links(chain) == []
+        assert actions.broken_links(chain, carried_out) == [
+            "actions 3 to 4 are missing: the observer has carried them out"
+        ]
+        assert (await actions.append(tx, "li", "waive", [], "after")).number == 5
+        assert actions.broken_links(await actions.after(tx, 0), carried_out) == [
+            "action 3 is missing before 5"
+        ]
+
+
+async def test_a_verdict_that_the_contract_refuses_holds_up_no_other_and_each_keeps_its_id(bench):
+    row = "insert into verdicts (key, grp, edge, state, topic, partition, record_offset, subject, name, judged_ms,"
+    row += " barrier, note) values ('\\x00', 'router', 'e', 'dropped', 'intake.cases', 0, 1, 's', $1, $2, '[]', '')"
+    async with ledger.session(bench.where) as tx:
+        for name in ("n" * 201, "good"):
+            await tx.execute(row, name, epoch_ms())
+    heard: list[list[str]] = []
+    for _ in range(2):
+        async with ledger.session(bench.where) as tx:
+            await tx.execute("update verdicts set told = false")
+        async with bench.observer() as observer:
+            telling = asyncio.create_task(observer._tell_verdicts())
+
+            async def all_told():
+                async with ledger.session(bench.where) as tx:
+                    return not await tx.fetchval("select count(*) from verdicts where not told")
+
+            await bench.until(observer, all_told)
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+        records = [record async for record in whole(bench.kafka, "ops.verdicts")]
+        heard.append([dict(record.headers)["ce_id"].decode() for record in records])
+    first, second = heard
+    assert len(first) == 1
+    assert second == first * 2, "told again after a crash, it has the id that it had"
+
+
 async def test_the_canary_is_named_and_counts_nowhere(bench):
     async with bench.observer() as observer:
         await bench.watch(observer, 0.3)
@@ -695,6 +778,110 @@ async def test_a_skip_is_refused_while_members_live_and_shows_what_it_drops(benc
             await mend.skip(bench.where, blocked, mend.Operator("chen"))
         await mend.skip(bench.where, plan, mend.Operator("chen", "poison"))
         await bench.until(observer, bench.is_("dropped", event))
+
+
+async def test_nobody_skips_what_the_observer_has_not_read(bench):
+    await migrate(bench.where.database_url, f"{bench.where.database_prefix}router", ["chassis"])
+    await bench.say("intake.cases", RECORDED)
+    await bench.commit_all("router", "intake.cases")
+    event = await bench.say("intake.cases", RECORDED)
+    plan = await mend.plan_skip(bench.where, "router", "intake.cases", None, None, within=0.1)
+    (objection,) = plan.objections
+    assert "only up to 0" in objection
+    assert not plan.as_json()["all_known"]
+    with pytest.raises(mend.Refused):
+        await mend.skip(bench.where, plan, mend.Operator("chen"))
+    async with bench.observer() as observer:
+        reading = asyncio.create_task(bench.until(observer, bench.is_("open", event, "router")))
+        plan = await mend.plan_skip(bench.where, "router", "intake.cases", None, None)
+        await reading
+    assert [drop["event_id"] for drop in plan.drops] == [event]
+    assert (plan.objections, plan.all_known) == ([], True)
+
+
+async def test_a_skip_shows_what_can_no_more_be_proved_and_not_what_must_only_follow_in_time(bench):
+    await migrate(bench.where.database_url, f"{bench.where.database_prefix}intake", ["chassis"])
+    ended = await bench.say("telephony.calls", ENDED, key="call-1")
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("open", ended, "intake"))
+    await bench.say("intake.cases", RECORDED, key="call-2")
+    await _delete(bench, Place("intake.cases", partition_for(b"call-2", 4)), 1)
+    async with bench.observer() as observer:
+        await bench.until(observer, bench.is_("unprovable", ended, "intake"))
+        plan = await mend.plan_skip(bench.where, "intake", "telephony.calls", None, None)
+    assert [(drop["event_id"], drop["state"]) for drop in plan.drops] == [(ended, "unprovable")]
+
+
+class Here:
+    """A world that is a test's own topics and tables."""
+
+    def __init__(self, bench) -> None:
+        self.place = lambda: bench.where
+
+
+async def _dead(bench, observer, message) -> dict[str, object]:
+    """Put a record on the router's topic that it could not read, and wait for its dead letter."""
+    await bench.publisher.publish([message])
+    partition = partition_for(message.key, 4)
+    letter = LetterDied(
+        group="router",
+        event_key="",
+        topic=message.topic,
+        partition=partition,
+        offset=0,
+        reason="unknown_type",
+        explanation="",
+        quarantine_id=new_id(),
+        first_seen=utc_now(),
+    )
+    cause = f"{message.topic}/{partition}/0"
+    writer = Writer("router")
+    await bench.publisher.publish(
+        [writer.write(letter, uid=new_id(), at=time_header(utc_now()), correlation="-", cause=cause)]
+    )
+    await bench.commit_all("router", message.topic)
+
+    async def dead():
+        async with ledger.session(bench.where) as tx:
+            return await ledger.listed(tx, [ledger.DEAD])
+
+    (found,) = await bench.until(observer, dead)
+    return found
+
+
+async def test_a_letter_that_is_still_unreadable_is_not_sent_so_it_cannot_multiply(bench):
+    async with bench.observer() as observer:
+        dead = await _dead(bench, observer, Outgoing("router.commands", b"k", b'{"x":1}', []))
+        for _ in range(2):
+            (line,) = await mend.redrive(Here(bench), [dead], mend.Operator("chen"), dry_run=False)
+            assert not line["sent"]
+            assert line["why_not"].startswith("still unreadable (headers: header ce_type is missing)")
+    assert len([record async for record in whole(bench.kafka, "router.commands")]) == 1
+    async with ledger.session(bench.where) as tx:
+        assert await actions.after(tx, 0) == []
+
+
+async def test_a_letter_that_can_be_read_now_goes_on_as_its_event_and_ends(bench):
+    body = CanarySung(song="a song", sung_at=utc_now())
+    written = Writer("elsewhere").write(body, uid=new_id(), at=time_header(utc_now()), correlation="-")
+    name = dict(written.headers)["ce_id"].decode()
+    message = written._replace(topic="router.commands")
+    observer = Observer(bench.settings, replace(contract_of(), owed={}))  # a release that knows less
+    await observer.start()
+    try:
+        dead = await _dead(bench, observer, message)
+        (line,) = await mend.redrive(Here(bench), [dead], mend.Operator("chen"), dry_run=False)
+        assert (line["sent"], line["why_not"]) == (True, None)
+        await bench.until(observer, bench.is_("waived", dead["event_id"]))
+    finally:
+        await observer.close()
+    again = [record async for record in whole(bench.kafka, "router.commands")]
+    assert [dict(record.headers)["ce_id"].decode() for record in again] == [name, name]
+    async with ledger.session(bench.where) as tx:
+        sent, ended = await actions.after(tx, 0)
+        assert (await ledger.overview(tx)).dead == 0
+    assert (sent.verb, ended.verb) == ("redrive", "discard")
+    assert f'"goes_on_as": "{name}"' in ended.target
 
 
 async def test_old_settled_rows_are_pruned_and_open_or_lost_ones_stay(bench):

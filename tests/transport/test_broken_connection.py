@@ -1,12 +1,12 @@
 """A connection that closes under a write is a fault of the network, whatever event loop runs."""
 
+import asyncio
+
 import pytest
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from chassis.kafka import reader
-
-pytestmark = pytest.mark.kafka
+from chassis.kafka import abandon, reader
 
 
 class Closed:
@@ -22,6 +22,7 @@ class Closed:
         self._writer.close()
 
 
+@pytest.mark.kafka
 async def test_the_metadata_task_outlives_a_write_to_a_closed_transport(kafka):
     consumer = reader(kafka)
     await consumer.start()
@@ -36,3 +37,34 @@ async def test_the_metadata_task_outlives_a_write_to_a_closed_transport(kafka):
         assert not client._sync_task.done()
     finally:
         await consumer.stop()
+
+
+class Stopping:
+    """A client whose `stop` ends as it does once the broker is dead, or hangs."""
+
+    def __init__(self, *, hangs: bool) -> None:
+        self.client, self.closed, self._hangs, self.stopping = self, False, hangs, asyncio.Event()
+
+    async def stop(self) -> None:
+        self.stopping.set()
+        if self._hangs:
+            await asyncio.sleep(3600)
+        raise asyncio.CancelledError
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_cancellation_that_the_client_lets_out_ends_nobody():
+    client = Stopping(hangs=False)
+    await abandon(client)
+    assert client.closed
+
+
+async def test_whoever_is_cancelled_while_abandoning_a_client_is_cancelled():
+    client = Stopping(hangs=True)
+    task = asyncio.create_task(abandon(client, 3600))
+    await client.stopping.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

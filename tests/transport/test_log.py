@@ -2,11 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from chassis.batch import span
-from chassis.kafka import KafkaPublisher, Subscription, apply_topics, check_topics, lag_of
+from chassis.kafka import (
+    KafkaPublisher,
+    Subscription,
+    apply_topics,
+    check_topics,
+    lag_of,
+    record_at,
+    records_at,
+)
 from chassis.memory import MemoryLog, MemorySubscription
 from chassis.transport import Outgoing, Place, partition_for
 from schemas.topics import BY_NAME
@@ -158,6 +167,36 @@ async def test_topics_are_made_and_compared_with_the_contract(kafka):
     assert await apply_topics(kafka, [BY_NAME[TOPIC]]) == [f"created {TOPIC}"]
     assert await apply_topics(kafka, [BY_NAME[TOPIC]]) == []
     assert await check_topics(kafka, [TOPIC]) == []
+
+
+@pytest.mark.kafka
+async def test_every_setting_is_compared_but_only_what_readers_need_stops_them(kafka):
+    topic = BY_NAME[TOPIC]
+    await apply_topics(kafka, [replace(topic, retention_ms=3_600_000)])
+    assert await check_topics(kafka, [TOPIC]) == [], "who reads it may begin"
+    (fault,) = [fault for fault in await check_topics(kafka) if "is missing" not in fault]
+    assert fault.startswith(f"topic {TOPIC}: retention.ms is '3600000', declared '{topic.retention_ms}'")
+    assert "kafka-configs.sh --alter" in fault
+
+
+@pytest.mark.kafka
+async def test_many_records_are_fetched_with_one_client_and_what_is_gone_is_absent(kafka):
+    await apply_topics(kafka, [BY_NAME[TOPIC]])
+    publisher = KafkaPublisher(kafka, "tests")
+    await publisher.publish([Outgoing(TOPIC, b"key-%d" % (n % 3), b"%d" % n, []) for n in range(2_500)])
+    await publisher.stop()
+    places = {Place(TOPIC, partition_for(b"key-%d" % n, 4)) for n in range(3)}
+    wanted = {place: [0, 1, 800, 2, 10**9] for place in places} | {Place(TOPIC, 3): [5, 7]}
+    admin_reads = await records_at(kafka, wanted)
+    assert {where[0] for where in admin_reads} <= {*places, Place(TOPIC, 3)}
+    for place in places:
+        assert {offset for at, offset in admin_reads if at == place} >= {0, 1, 2, 800}
+        assert (place, 10**9) not in admin_reads
+    for (place, offset), record in admin_reads.items():
+        assert (record.topic, record.partition, record.offset) == (*place, offset)
+    one = await record_at(kafka, min(places), 800)
+    assert one is not None
+    assert one.value == admin_reads[min(places), 800].value
 
 
 @pytest.mark.kafka
