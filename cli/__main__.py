@@ -44,6 +44,8 @@ app.add_typer(router_app, name="router")
 app.add_typer(telephony_app, name="telephony")
 
 _DEMO = Path(".run/demo")
+DemoFolder = Annotated[Path, typer.Option("--dir", help="Where the demo keeps its files, erased first.")]
+"""Never that of the other verbs (HOTLINE_DIR): who set it for `up` would have it erased."""
 
 
 @app.command()
@@ -54,14 +56,18 @@ def demo(
     drop: Annotated[int, typer.Option(min=0, help="Let the router swallow so many handoffs.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards.")] = False,
     within: Annotated[float, typer.Option(min=5, help="Give up after so many seconds without news.")] = 20.0,
-    folder: Folder = _DEMO,
+    folder: DemoFolder = _DEMO,
     json: Json = False,
 ) -> None:
     """Play the hotline once: a recorded PBX in, told customers out."""
     from cli import show
     from cli.demo import Demo, Load
 
-    summary = run(Demo(folder, Load(calls, rate, seed, drop), show.progress).run(within, keep=keep))
+    play = Demo(folder, Load(calls, rate, seed, drop), show.progress)
+    if play.taken:
+        why = f"{folder} holds something that no demo has made, and a demo begins by erasing its folder"
+        raise typer.Exit(say("nothing was touched", why, "name another folder with --dir", USAGE))
+    summary = run(play.run(within, keep=keep))
     show.as_json(summary) if json else show.demo_summary(summary)
     raise typer.Exit(FINE if summary["complete"] else PROBLEM)
 
@@ -70,7 +76,7 @@ def demo(
 def up(folder: Folder = UP, json: Json = False) -> None:
     """Start the stack, the stages and what runs beside them in the background; again: go on where it was."""
     from cli import show
-    from cli.status import until_seeing
+    from cli.status import overview, until_seeing
     from cli.world import BESIDE, PROCESSES, World
 
     world = World(folder, show.progress)
@@ -84,10 +90,10 @@ def up(folder: Folder = UP, json: Json = False) -> None:
             await asyncio.to_thread(world.start_beside, name, place)
         await world.wait_ready(stages=PROCESSES)
         await until_seeing(world)
-        return await _overview(world)
+        return await overview(world)
 
-    overview = run(work())
-    show.as_json(overview) if json else show.status(overview, hints=True)
+    seen = run(work())
+    show.as_json(seen) if json else show.status(seen, hints=True)
 
 
 @app.command()
@@ -110,34 +116,12 @@ def down(folder: Folder = UP, json: Json = False) -> None:
 def status(folder: Folder = UP, json: Json = False) -> None:
     """What runs, where, lag per group, and whether each process makes progress."""
     from cli import show
-    from cli.world import BESIDE, World
+    from cli.status import code_of, overview
+    from cli.world import World
 
-    overview = run(_overview(World(folder)))
-    show.as_json(overview) if json else show.status(overview)
-    fine = all(stage["state"] in ("ok", "catching up") for stage in overview["stages"].values())
-    fine = fine and all(overview[name]["state"] in ("ok", "not started") for name in BESIDE)
-    raise typer.Exit(FINE if fine else PROBLEM)
-
-
-async def _overview(world: Any) -> dict[str, Any]:
-    from cli.status import (
-        department_lag,
-        door_status,
-        lessons_status,
-        observer_status,
-        stack_status,
-        stage_status,
-    )
-
-    return {
-        "folder": str(world.folder),
-        "stack": stack_status(world),
-        "stages": await stage_status(world),
-        "observer": await observer_status(world),
-        "door": await door_status(world),
-        "lessons": await lessons_status(world),
-        "departments": await department_lag(world),
-    }
+    seen = run(overview(World(folder)))
+    show.as_json(seen) if json else show.status(seen)
+    raise typer.Exit(code_of(seen))
 
 
 @app.command()
@@ -158,13 +142,15 @@ def doctor(folder: Folder = UP, json: Json = False) -> None:
 
 
 @app.command()
-def migrate(folder: Folder = UP) -> None:
+def migrate(folder: Folder = UP, json: Json = False) -> None:
     """Bring the topics and the database schemas up to date."""
     from cli import show
     from cli.world import World
 
     world = World(folder, show.progress)
-    run(world.prepare(world.place()))
+    done = run(world.prepare(world.place()))
+    if json:
+        show.as_json(done)
 
 
 @case_app.command("show")
@@ -239,7 +225,7 @@ def topics_check(folder: Folder = UP, json: Json = False) -> None:
 
 def main() -> None:
     """Run the command; every error a user can meet is three lines, not a traceback."""
-    from cli.world import CannotReach
+    from cli.world import CannotReach, NotFound
 
     try:
         # Without its own error pages the command gives the code of typer.Exit as its result.
@@ -249,6 +235,9 @@ def main() -> None:
         code = PROBLEM
     except Misconfigured as error:
         code = say("not usable as configured", str(error), "hotline doctor", USAGE)
+    except NotFound as error:
+        what, _, next_step = str(error).partition(": ")
+        code = say("nobody knows that", what, next_step, USAGE)
     except (CannotReach, Transient, ConnectionError, TimeoutError) as error:
         code = say("cannot reach a part", str(error) or type(error).__name__, "hotline status", UNREACHABLE)
     except Exception as error:

@@ -74,12 +74,24 @@ class Demo:
             self.world.start_beside(name, place)
 
     @property
+    def taken(self) -> bool:
+        """Whether the folder holds anything that no demo has made: it is never erased."""
+        folder = self.world.folder
+        return not self._mark.exists() and folder.exists() and any(folder.iterdir())
+
+    @property
+    def _mark(self) -> Path:
+        return self.world.folder / "demo"
+
+    @property
     def _losses(self) -> Path:
         return self.world.folder / "losses"
 
     def _fresh(self) -> None:
         self._down()
         self.world.wipe()
+        self.world.folder.mkdir(parents=True, exist_ok=True)
+        self._mark.touch()
 
     def _down(self) -> None:
         self.world.stop_stages()

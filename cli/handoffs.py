@@ -1,6 +1,7 @@
 """The operators' verbs: what is lost or late, why that is proved, and what to do about it.
 
-Exit codes: 0 nothing lost, 1 something is lost, 2 usage, 3 cannot reach, 4 blind: nobody can say.
+Exit codes: 0 nothing lost, 1 something is lost, 2 usage, or nobody knows what was asked for, 3 cannot
+reach, 4 blind: nobody can say.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import show
-from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
-
-BLIND = 4
+from cli.verbs import BLIND, FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
 
 lost_app = typer.Typer(help="Handoffs that are proved to be lost.", no_args_is_help=True)
 dead_app = typer.Typer(help="Records that could not be handled.", no_args_is_help=True)
@@ -41,8 +40,8 @@ def register(app: typer.Typer) -> None:
 
 
 def handoffs(
-    state: Annotated[str, typer.Option(help="Only these: open, late, dropped, partial, overdue, …")] = "",
-    edge: Annotated[str, typer.Option(help="Only this edge, for example intake.case-recorded→router.")] = "",
+    state: Annotated[str, typer.Option(help="Only these: open, late, waiting, dropped, overdue, …")] = "",
+    edge: Annotated[str, typer.Option(help="Only this edge, as intake.case-recorded->router.")] = "",
     limit: Annotated[int, typer.Option(min=1)] = 200,
     folder: Folder = UP,
     json: Json = False,
@@ -50,14 +49,15 @@ def handoffs(
     """What is open, late, lost on each edge; with --state or --edge, the handoffs one by one."""
     from cli import ledger
     from cli.world import World
-    from observer.ledger import State
 
-    known = {"late", *(known.value for known in State)}
     wanted = [word.strip() for word in state.split(",") if word.strip()]
-    if unknown := set(wanted) - known:
+    if unknown := set(wanted) - ledger.KNOWN:
         raise typer.Exit(
-            say(f"no such state: {', '.join(unknown)}", f"one of {', '.join(sorted(known))}", "", USAGE)
+            say(
+                f"no such state: {', '.join(unknown)}", f"one of {', '.join(sorted(ledger.KNOWN))}", "", USAGE
+            )
         )
+    edge = _edge(edge)
 
     async def work() -> tuple[Any, list[dict[str, Any]]]:
         async with ledger.session(World(folder).place()) as tx:
@@ -106,6 +106,18 @@ def lag(
     raise typer.Exit(BLIND if seen.blind else FINE if fine else PROBLEM)
 
 
+def _edge(asked: str) -> str:
+    """The edge's name as the ledger writes it; exits with USAGE when there is none."""
+    from cli import ledger
+
+    edge = ledger.edge_named(asked) if asked else ""
+    if edge is None:
+        raise typer.Exit(
+            say(f"no such edge: {asked}", "no handoff goes over it", "hotline handoffs --json", USAGE)
+        )
+    return edge
+
+
 def _code(seen: Any) -> int:
     """What is proved lost stays proved; else who cannot see must not say that nothing is lost."""
     return PROBLEM if seen.lost else BLIND if seen.blind else FINE
@@ -124,7 +136,7 @@ def lost_list(
     """Every handoff that is proved lost and neither recovered nor waived."""
     from cli import ledger
 
-    _listing(ledger.LOST_WORDS, edge, limit, folder, _code, json=json)
+    _listing(ledger.LOST_WORDS, _edge(edge), limit, folder, _code, json=json)
 
 
 def _listing(
@@ -170,25 +182,27 @@ def lost_explain(
 
 
 def _explained(ids: Sequence[str], folder: Any, json: bool, *, by_hand: bool, check: bool) -> None:  # noqa: FBT001
-    from cli import ledger, mend
+    from cli import evidence, ledger, mend
     from cli.world import World
 
-    async def work() -> list[dict[str, Any]]:
+    async def work() -> tuple[list[dict[str, Any]], str]:
         place = World(folder).place()
         found = await mend.found_or_raise(place, ids)
-        for handoff in found:
-            async with ledger.session(place) as tx:
+        async with ledger.session(place) as tx:
+            seen = await ledger.overview(tx)
+            for handoff in found:
                 handoff["verdicts"] = await ledger.verdicts_of(tx, handoff)
+        for handoff in found:
             if by_hand and handoff["verdicts"]:
-                handoff["by_hand"] = ledger.by_hand(place, handoff, handoff["verdicts"][-1])
+                handoff["by_hand"] = evidence.by_hand(place, handoff, handoff["verdicts"][-1])
             if check:
-                handoff["answers_found"] = await ledger.check_again(place, handoff)
-        return found
+                handoff["answers_found"] = await evidence.check_again(place, handoff)
+        return found, seen.blind
 
-    found = run(work())
-    show.as_json(found) if json else show.explained(found)
+    found, blind = run(work())
+    show.as_json(found) if json else show.explained(found, blind)
     lost = any(handoff["state"] in ledger.LOST_WORDS for handoff in found)
-    raise typer.Exit(PROBLEM if lost else FINE)
+    raise typer.Exit(PROBLEM if lost else BLIND if blind else FINE)
 
 
 # ------------------------------------------------------------------ mending
@@ -226,11 +240,16 @@ def _redrive(ids: Any, states: Any, dry_run: bool, reason: str, by: str, folder:
             chosen = await mend.found_or_raise(place, ids, (*ledger.LOST_WORDS, ledger.DEAD))
         else:
             async with ledger.session(place) as tx:
-                chosen = await ledger.listed(tx, states, limit=100_000)
+                chosen = await ledger.listed(tx, states, limit=mend.MOST_AT_ONCE)
         return await mend.redrive(world, chosen, mend.Operator.named(by, reason), dry_run=dry_run)
 
     lines = run(work())
     show.as_json(lines) if json else show.redriven(lines, dry_run=dry_run)
+    if not ids and len(lines) == mend.MOST_AT_ONCE:
+        why = f"one command takes the oldest {mend.MOST_AT_ONCE}, there may be more"
+        raise typer.Exit(
+            say("not all were taken", why, "the same command again, once they are settled", PROBLEM)
+        )
     raise typer.Exit(FINE if all(line["why_not"] is None for line in lines) else PROBLEM)
 
 
@@ -258,6 +277,7 @@ def _end(verb: str, ids: Sequence[str], reason: str, by: str, folder: Any, json:
         show.out.print("nothing to end: it is not lost, or it has ended already")
     else:
         show.out.print(f"{count} ended" if done else "noted; it takes effect when the observer runs")
+    raise typer.Exit(FINE if done else BLIND)
 
 
 @dead_app.command("list")
@@ -267,7 +287,10 @@ def dead_list(
     """Every dead letter that was neither sent again nor discarded."""
     from cli import ledger
 
-    _listing([ledger.DEAD], "", limit, folder, lambda seen: PROBLEM if seen.dead else FINE, json=json)
+    def code(seen: Any) -> int:
+        return PROBLEM if seen.dead else BLIND if seen.blind else FINE
+
+    _listing([ledger.DEAD], "", limit, folder, code, json=json)
 
 
 @dead_app.command("show")
@@ -353,7 +376,7 @@ def group_skip(
 
 @audit_app.command("verify")
 def audit_verify(folder: Folder = UP, json: Json = False) -> None:
-    """Check that nobody has changed or removed what operators did."""
+    """Check that nobody has changed or removed what operators did, and the observer has carried out."""
     chain, faults = run(_chain(folder))
     if json:
         show.as_json({"actions": len(chain), "faults": faults})
@@ -375,5 +398,6 @@ async def _chain(folder: Any) -> tuple[list[Any], list[str]]:
     from observer import actions
 
     async with ledger.session(World(folder).place()) as tx:
+        carried_out = await actions.last_applied(tx)
         chain = await actions.after(tx, 0)
-    return chain, actions.broken_links(chain)
+    return chain, actions.broken_links(chain, carried_out)

@@ -11,12 +11,12 @@ from typing import Any
 from uuid import UUID
 
 from chassis.clock import epoch_ms
-from chassis.kafka import whole
 from chassis.postgres import Tx
+from cli.evidence import NOBODY, NUMBER, UNREADABLE
 from cli.world import OBSERVER, CannotReach, Place, connected
 from observer.contract import contract_of
 from observer.headers import key_of
-from observer.ledger import LOST, SETTLED, State, parts_missing
+from observer.ledger import LOST, SETTLED, UPSTREAM, State, parts_missing
 from schemas import operations
 
 BLIND_AFTER_MS = 10_000
@@ -27,6 +27,11 @@ DEAD = State.DEAD_LETTERED.value
 _SETTLED = tuple(state.value for state in SETTLED)
 UNSETTLED = tuple(state.value for state in State if state not in SETTLED)
 """The states in which somebody still has to do something."""
+LATE, WAITING = "late", "waiting"
+"""Two ways of being open: nobody has read it yet; or it was read, and what it wants is not due yet."""
+KNOWN = {LATE, WAITING, *(state.value for state in State)}
+_LATE = "h.state = 'open' and h.due_ms is null and coalesce(c.committed, 0) <= h.record_offset"
+_WAITING = "h.state = 'open' and h.due_ms is not null"
 _NOT_CANARY = f"grp <> '{operations.CANARY_GROUP}'"
 
 
@@ -45,11 +50,21 @@ class Overview:
         return {
             "at": moment(self.at_ms),
             "blind": self.blind or None,
+            "blind_ranges": self.blind_ranges,
             "lost": self.lost,
             "dead_lettered": self.dead,
             "canary": self.document.get("canary"),
             "pending": self.document.get("pending"),
         }
+
+    @property
+    def blind_ranges(self) -> list[dict[str, Any]]:
+        """The records that were deleted before the observer read them, lately: nothing is proved of them."""
+        return [
+            {name: value for name, value in entry.items() if name != "seen_ms"}
+            | {"seen_at": moment(entry["seen_ms"])}
+            for entry in self.document.get("blind_ranges", ())
+        ]
 
 
 @asynccontextmanager
@@ -107,37 +122,55 @@ async def matrix(tx: Tx, seen: Overview) -> list[dict[str, Any]]:
 async def listed(
     tx: Tx, states: Sequence[str], edge: str = "", limit: int = 200, group: str = ""
 ) -> list[dict[str, Any]]:
-    """List handoffs in these states, oldest first; `late` means open and not committed yet."""
-    late = "late" in states
+    """List handoffs in these states, oldest first; `late` and `waiting` are parts of `open`."""
     rows = await tx.fetch(
         "select h.*, c.committed from handoffs h left join commits c using (grp, topic, partition)"
-        f" where (h.state = any($1::text[]) or ($2 and h.state = 'open' and coalesce(c.committed, 0) <="
-        f" h.record_offset)) and ($3 = '' or h.edge = $3) and {_NOT_CANARY}"
+        f" where (h.state = any($1::text[]) or ($2 and {_LATE}) or ($6 and {_WAITING}))"
+        f" and ($3 = '' or h.edge = $3) and {_NOT_CANARY}"
         " and ($5 = '' or h.grp = $5)"
         " order by h.at_ms limit $4",
-        [state for state in states if state != "late"],
-        late,
+        [state for state in states if state not in (LATE, WAITING)],
+        LATE in states,
         edge,
         limit,
         group,
+        WAITING in states,
     )
     return [_shown(row) for row in rows]
 
 
+def edge_named(asked: str) -> str | None:
+    """Find an edge by its name, its arrow written `->` too; None when there is no such edge."""
+    contract = contract_of()
+    named = asked.replace("->", "→")
+    groups = (*contract.groups, UPSTREAM)
+    own = {f"{what}→{group}" for what in (NUMBER, NOBODY, UNREADABLE) for group in groups}
+    return named if named in own or named in contract.edges else None
+
+
+def _word(row: Any) -> str:
+    """A row's state, and of an open one how it is open."""
+    if row["state"] != State.OPEN.value:
+        return str(row["state"])
+    if row["due_ms"] is not None:
+        return WAITING
+    return LATE if (row["committed"] or 0) <= row["record_offset"] else State.OPEN.value
+
+
 def _shown(row: Any) -> dict[str, Any]:
-    late = row["state"] == State.OPEN.value and (row["committed"] or 0) <= row["record_offset"]
     return {
         "event_id": event_id_of(row),
         "key": row["key"].hex(),
         "group": row["grp"],
         "edge": row["edge"],
-        "state": "late" if late else row["state"],
+        "state": _word(row),
         "subject": row["subject"],
         "topic": row["topic"],
         "partition": row["partition"],
         "offset": row["record_offset"],
-        "at": moment(row["at_ms"]),
+        "at": moment(row["at_ms"] or None),
         "due": moment(row["due_ms"]),
+        "sequence": row["sequence"],
         "missing": parts_missing(row["parts"], row["total"]),
         "settled_at": moment(row["settled_ms"]),
     }
@@ -180,47 +213,6 @@ async def verdicts_of(tx: Tx, handoff: Mapping[str, Any]) -> list[dict[str, Any]
         }
         for row in rows
     ]
-
-
-def by_hand(place: Place, handoff: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[str]:
-    """Write the commands with which anybody can check a verdict without this program."""
-    prefix, boot = place.kafka_prefix, place.bootstrap
-    where = f"-t {prefix}{handoff['topic']} -p {handoff['partition']}"
-    lines = [
-        "# the input, as it lies on its topic",
-        f"kcat -b {boot} -C {where} -o {handoff['offset']} -c 1 -f '%o %h\\n'",
-        f"# the group's commit: it must be more than {handoff['offset']}",
-        f"kafka-consumer-groups.sh --bootstrap-server {boot} --describe --group {prefix}{handoff['group']}",
-        "# no answer names it, up to the ends that were taken after the commit",
-    ]
-    return lines + [
-        f"kcat -b {boot} -C -t {prefix}{mark['topic']} -p {mark['partition']} -o beginning -c {mark['end']}"
-        f" -e -f '%t/%p/%o %h %s\\n' | grep {handoff['event_id']}"
-        for mark in verdict["barrier"]
-        if mark["end"]
-    ]
-
-
-async def check_again(place: Place, handoff: Mapping[str, Any]) -> list[str]:
-    """Look for any answer to a handoff on every topic where one could be, from the first record on.
-
-    Independent of the ledger: it reads the whole topics and compares text. Gives the answers found.
-    """
-    topics = sorted(contract_of().answers_on.get(handoff["group"], frozenset()))
-    wanted, source = handoff["event_id"].encode(), f"/hotline/{handoff['group']}".encode()
-    return [
-        f"{record.topic}/{record.partition}/{record.offset}"
-        async for record in whole(place.kafka, *topics)
-        if _names(record, wanted, source)
-    ]
-
-
-def _names(record: Any, wanted: bytes, source: bytes) -> bool:
-    headers = dict(record.headers)
-    if headers.get("ce_source") != source:
-        return False
-    about_work = headers.get("ce_type", b"").startswith(b"ops.")
-    return headers.get("ce_causationid") == wanted or (about_work and wanted in (record.value or b""))
 
 
 def moment(ms: int | None) -> str | None:

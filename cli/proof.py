@@ -10,7 +10,7 @@ from typing import Any
 
 from chassis.clock import monotonic
 from chassis.postgres import Tx
-from cli import ledger, mend
+from cli import evidence, ledger, mend
 from cli.world import Place, Progress, World
 from schemas.operations import CANARY_GROUP
 
@@ -42,7 +42,7 @@ class Proof:
             f" is {lost[0]['topic']}/{lost[0]['partition']}/{lost[0]['offset']}, and no answer names it on"
             f" {len(last['barrier'])} partitions that were read to their ends"
         )
-        again = await ledger.check_again(self._place, lost[0])
+        again = await evidence.check_again(self._place, lost[0])
         self._progress(f"checked again by reading everything: {len(again)} answers found")
         await mend.redrive(
             self._world, lost, mend.Operator.named("demo", "swallowed on purpose"), dry_run=False

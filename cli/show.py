@@ -110,31 +110,33 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
 
 def status(overview: dict[str, Any], *, hints: bool = False) -> None:
     """Print what runs, where, and how far behind."""
-    table = Table(title=f"Hotline in {overview['folder']}", title_justify="left")
-    table.add_column("part", no_wrap=True, min_width=len("department.branches"))
-    for column in ("state", "pid", "where", "lag (records)", "handled"):
-        table.add_column(column, overflow="fold")
+    lines([f"Hotline in {overview['folder']}"])
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("part", "state", "pid", "where", "lag", "handled"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("part", "where"))
     for name, piece in overview["stack"].items():
         running = "given" if piece.get("given") else ("running" if piece["running"] else "stopped")
-        port = piece.get("port")
-        table.add_row(name, running, _or_dash(piece.get("pid")), f"127.0.0.1:{port}" if port else "—", "", "")
+        at = piece.get("at") or (f"127.0.0.1:{piece['port']}" if piece.get("port") else "—")
+        table.add_row(name, running, _or_dash(piece.get("pid")), at, "", "")
     for name, stage in overview["stages"].items():
         word = stage["state"] + (f": {stage['waiting_for']}" if stage["waiting_for"] else "")
         table.add_row(
             name,
             word,
             _or_dash(stage["pid"]),
-            stage["log"],
+            _file(stage["log"]),
             _or_dash(stage["lag"]),
             _or_dash(stage["handled"]),
         )
     watcher = overview["observer"]
     lost = "" if watcher["lost"] is None else f"{watcher['lost']} lost"
-    table.add_row("observer", watcher["state"], _or_dash(watcher["pid"]), watcher["log"], "", lost)
+    table.add_row("observer", watcher["state"], _or_dash(watcher["pid"]), _file(watcher["log"]), "", lost)
     for name in ("door", "lessons"):
         beside = overview[name]
         word = beside["state"] + (f": {beside['waiting_for']}" if beside["waiting_for"] else "")
-        table.add_row(name, word, _or_dash(beside["pid"]), beside.get("http") or beside["log"], "", "")
+        where = beside.get("http") or _file(beside["log"])
+        lag = _or_dash(beside["lag"]) if "lag" in beside else ""
+        table.add_row(name, word, _or_dash(beside["pid"]), where, lag, "")
     for code, lag in overview["departments"].items():
         table.add_row(
             f"department.{code}",
@@ -145,10 +147,17 @@ def status(overview: dict[str, Any], *, hints: bool = False) -> None:
             "",
         )
     out.print(table)
+    if all(stage["state"] == "stopped" for stage in overview["stages"].values()):
+        out.print("next: hotline up")
     if hints:
         out.print(
             "next: hotline status · hotline events tail · hotline case show C-… · stop with hotline down"
         )
+
+
+def _file(path: str) -> str:
+    """A file of the folder that the title names: a whole path would be broken over lines."""
+    return path.rsplit("/", 1)[-1]
 
 
 def _or_dash(value: Any) -> str:
@@ -200,11 +209,28 @@ def banner(seen: Any) -> None:
     if seen.lost:
         out.print(f"[bold red]{seen.lost} LOST[/bold red]  → hotline lost list · hotline lost explain ID")
     if seen.blind:
-        out.print(f"[bold yellow]BLIND[/bold yellow] {seen.blind}: what happens now cannot be told")
+        blind(seen.blind)
+        ranges = seen.blind_ranges
+        lines(
+            f"  {entry['topic']}/{entry['partition']} {entry['from']}…{entry['to'] - 1}: deleted unread"
+            f" ({entry['reason']}), noticed {entry['seen_at']}"
+            for entry in ranges[:_RANGES]
+        )
+        if len(ranges) > _RANGES:
+            lines([f"  and {len(ranges) - _RANGES} more: --json lists them all"])
     elif not seen.lost:
         out.print(f"[green]NOTHING LOST[/green]{_canary(seen)}", highlight=False)
     if seen.dead:
         out.print(f"[yellow]{seen.dead} dead letters[/yellow]  → hotline dead list")
+
+
+_RANGES = 12
+
+
+def blind(why: str) -> None:
+    """Say that the observer cannot tell, and why."""
+    out.print("[bold yellow]BLIND[/bold yellow]", end=" ")
+    lines([f"{why}; nobody can say that nothing is lost"])
 
 
 def _canary(seen: Any) -> str:
@@ -219,7 +245,7 @@ def _canary(seen: Any) -> str:
 
 def matrix(rows: list[dict[str, Any]]) -> None:
     """Print every edge with what is open, late, lost on it; quiet edges in one line."""
-    columns = (
+    columns = [
         "dropped",
         "partial",
         "expired unread",
@@ -227,9 +253,13 @@ def matrix(rows: list[dict[str, Any]]) -> None:
         "overdue",
         "timer lost",
         "sequence gap",
-    )
+    ]
     busy = [row for row in rows if row["open"] or any(row.get(name) for name in columns)]
-    table = Table("edge", "open", "oldest", *columns)
+    columns = [name for name in columns if any(row.get(name) for row in busy)]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("edge", no_wrap=True, overflow="fold")
+    for name in ("open", "oldest", *columns):
+        table.add_column(name, justify="right")
     for row in sorted(busy, key=lambda row: (-sum(row.get(name, 0) for name in columns), row["edge"])):
         oldest = "" if row["oldest_s"] is None else f"{row['oldest_s']:.1f} s"
         table.add_row(
@@ -241,13 +271,20 @@ def matrix(rows: list[dict[str, Any]]) -> None:
 
 
 def handoffs(rows: list[dict[str, Any]]) -> None:
-    """Print handoffs one by one."""
-    table = Table("since (UTC)", "state", "edge", "event", "case or call", "where")
+    """Print handoffs one by one, two lines each: what an operator copies is never cut, on any screen."""
     for row in rows:
         state = row["state"] + (f" {row['missing']}" if row["missing"] else "")
-        where = f"{row['topic']}/{row['partition']}/{row['offset']}"
-        table.add_row(row["at"][:23], state, row["edge"], row["event_id"], row["subject"], where)
-    out.print(table if rows else "none")
+        # A gap from before a restart: which record has shown it was not kept.
+        where = f"{row['topic']}/{row['partition']}/{row['offset']}" if row["partition"] >= 0 else "—"
+        since = (row["at"] or "—")[:19]
+        lines(
+            [
+                f"{row['event_id']}  {state}  {row['edge']}",
+                f"    since {since}  of {row['subject']}  at {where}",
+            ]
+        )
+    if not rows:
+        out.print("none")
 
 
 def lag(rows: list[dict[str, Any]]) -> None:
@@ -287,8 +324,10 @@ def _least(values: list[float | None]) -> str:
     return f"{min(known) / 3600:.1f} h" if known else "—"
 
 
-def explained(found: list[dict[str, Any]]) -> None:
+def explained(found: list[dict[str, Any]], why_blind: str = "") -> None:
     """Print handoffs with their verdicts and the evidence."""
+    if why_blind:
+        blind(why_blind)
     for handoff in found:
         handoffs([handoff])
         for verdict in handoff["verdicts"]:
@@ -307,7 +346,7 @@ def explained(found: list[dict[str, Any]]) -> None:
             )
         lines(handoff.get("by_hand", []))
         if "answers_found" in handoff:
-            lines(["checked again now: " + (", ".join(handoff["answers_found"]) or "no answer on any topic")])
+            lines(["checked again now, found: " + (", ".join(handoff["answers_found"]) or "nothing")])
 
 
 def redriven(rows: list[dict[str, Any]], *, dry_run: bool) -> None:
@@ -334,7 +373,8 @@ def skip(plan: Any, *, dry_run: bool) -> None:
     for place, (now, then) in plan.moves.items():
         lines([f"{place.topic}/{place.partition}: from {now} to {then}"])
     word = "would become dropped" if dry_run or plan.objections else "become dropped"
-    lines([f"{len(plan.drops)} handoffs {word}"])
+    count = f"{len(plan.drops)} handoffs" if plan.all_known else f"at least {len(plan.drops)} handoffs"
+    lines([f"{count} {word}"])
     handoffs(plan.drops)
     for objection in plan.objections:
         out.print(f"[red]refused:[/red] {objection}")

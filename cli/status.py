@@ -6,29 +6,97 @@ import asyncio
 import shutil
 import socket
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from chassis.clock import monotonic, utc_now
-from chassis.faults import Misconfigured, Transient
-from chassis.kafka import check_topics, lag_of
+from chassis.clock import monotonic
+from chassis.faults import Misconfigured, Transient, is_transient
+from chassis.kafka import Offsets, check_topics
 from chassis.postgres import Database
+from chassis.transport import Place
 from cli import ledger
-from cli.world import DOOR, LESSONS, OBSERVER, CannotReach, World
-from schemas.topics import DEPARTMENTS, STAGES, inputs_of
+from cli.own_files import own_files
+from cli.verbs import BLIND, FINE, PROBLEM
+from cli.world import BESIDE, DOOR, LESSONS, OBSERVER, CannotReach, World
+from schemas.topics import DEPARTMENTS, STAGES, TOPICS, inputs_of
+
+DESK = "desk"
+"""The group in which the door reads what the agents' desk shows."""
+_ANSWERS_WITHIN_S = 10.0
 
 
-async def stage_status(world: World) -> dict[str, Any]:
+async def overview(world: World) -> dict[str, Any]:
+    """Say what runs, where, and how far behind; a part that does not answer is shown as that."""
+    lags = await group_lags(world)
+    return {
+        "folder": str(world.folder),
+        "stack": stack_status(world),
+        "stages": await stage_status(world, lags),
+        "observer": await observer_status(world),
+        "door": await door_status(world, lags),
+        "lessons": await lessons_status(world),
+        "departments": {code: lags[f"department.{code}"] for code in DEPARTMENTS},
+    }
+
+
+def code_of(seen: Mapping[str, Any]) -> int:
+    """Tell the exit code: PROBLEM where a part is not fine, BLIND where only nobody watches."""
+    beside = {name: seen[name]["state"] for name in BESIDE}
+    blind = beside[OBSERVER].startswith("blind")
+    fine = all(stage["state"] in ("ok", "catching up") for stage in seen["stages"].values())
+    fine = fine and all(
+        state in ("ok", "not started") for name, state in beside.items() if not (blind and name == OBSERVER)
+    )
+    return PROBLEM if not fine else BLIND if blind else FINE
+
+
+async def group_lags(world: World) -> dict[str, int | None]:
+    """Count the records that each group has not committed; None where nobody can say now.
+
+    Of a group that is no stage it is None, too, before the group ever read.
+    """
+    groups = (*STAGES, DESK, *(f"department.{code}" for code in DEPARTMENTS))
+    try:
+        offsets = Offsets(world.place().kafka)
+    except CannotReach:
+        return dict.fromkeys(groups)
+    try:
+        async with asyncio.timeout(_ANSWERS_WITHIN_S):
+            await offsets.start()
+            # Commits first, ends second: so no lag is below zero.
+            commits = {group: await offsets.commits(group) for group in groups}
+            places = await offsets.partitions([topic.name for topic in TOPICS])
+            ends, starts = await offsets.highs(places), await offsets.starts(places)
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        return dict.fromkeys(groups)
+    finally:
+        await offsets.stop()
+    return {group: _lag(group, commits[group], places, ends, starts) for group in groups}
+
+
+def _lag(
+    group: str,
+    commits: Mapping[Place, int],
+    places: Sequence[Place],
+    ends: Mapping[Place, int],
+    starts: Mapping[Place, int],
+) -> int | None:
+    mine = [place for place in places if place.topic in inputs_of(group)]
+    known = all(place in ends and place in starts for place in mine)
+    if not mine or not known or (group not in STAGES and not any(place in commits for place in mine)):
+        return None
+    return sum(max(0, ends[place] - max(commits.get(place, 0), starts[place])) for place in mine)
+
+
+async def stage_status(world: World, lags: Mapping[str, int | None]) -> dict[str, Any]:
     """Say of each stage whether it runs, is ready, moves, and how many records wait for it."""
-    place = world.place()
     stages = {}
     for stage in STAGES:
-        health, pid = await world.health(stage), world.pid_of(stage)
-        try:
-            lag: int | None = sum((await lag_of(place.kafka, stage, inputs_of(stage))).values())
-        except Transient:
-            lag = None
+        health, pid, lag = await world.health(stage), world.pid_of(stage), lags[stage]
         stages[stage] = {
             "pid": pid,
             "ready": bool(health.get("ready")),
@@ -58,25 +126,29 @@ def _word(pid: int | None, health: dict[str, Any], lag: int | None) -> str:
 async def observer_status(world: World) -> dict[str, Any]:
     """Say whether the observer runs, whether it can be believed, and what it has found lost."""
     pid = world.pid_of(OBSERVER)
-    found: dict[str, Any] = {"pid": pid, "log": str(world.folder / f"{OBSERVER}.log"), "lost": None}
+    log = str(world.folder / f"{OBSERVER}.log")
+    found: dict[str, Any] = {"pid": pid, "log": log, "lost": None, "blind_ranges": []}
     try:
         async with ledger.session(world.place()) as tx:
             seen = await ledger.overview(tx)
-    except (CannotReach, Transient, OSError) as error:
-        return {**found, "state": "stopped" if pid is None else f"blind: {error}"}
-    found["lost"] = seen.lost
+    except Exception as error:
+        if not (isinstance(error, CannotReach) or is_transient(error)):
+            raise
+        return {**found, "state": "stopped" if pid is None else f"blind: {error or type(error).__name__}"}
+    found |= {"lost": seen.lost, "blind_ranges": seen.blind_ranges}
     if pid is None:
         return {**found, "state": "stopped"}
     return {**found, "state": f"blind: {seen.blind}" if seen.blind else "lost" if seen.lost else "ok"}
 
 
-async def door_status(world: World) -> dict[str, Any]:
-    """Say whether intake's door runs, where it listens, and what it waits for."""
+async def door_status(world: World, lags: Mapping[str, int | None]) -> dict[str, Any]:
+    """Say whether intake's door runs, where it listens, what it waits for, and what its desk has not read."""
     found, health = await _beside_status(world, DOOR)
     port = world.port_of(DOOR) if found["pid"] else None
     agi = health.get("agi_port")
     return {
         **found,
+        "lag": lags[DESK],
         "http": f"http://127.0.0.1:{port}" if port else None,
         "agi": f"agi://127.0.0.1:{agi}" if agi else None,
     }
@@ -105,26 +177,26 @@ async def _beside_status(world: World, name: str) -> tuple[dict[str, Any], dict[
 
 
 async def until_seeing(world: World, within: float = 10.0) -> None:
-    """Give a fresh observer a moment to read what there is: until then it is blind, and rightly says so."""
+    """Give a fresh observer a moment to read what there is: until then it is blind, and rightly says so.
+
+    What it can never read is not waited for.
+    """
     deadline = monotonic() + within
-    while (await observer_status(world))["state"].startswith("blind") and monotonic() < deadline:
+    while monotonic() < deadline:
+        found = await observer_status(world)
+        if found["blind_ranges"] or not found["state"].startswith("blind"):
+            return
         await asyncio.sleep(0.1)
-
-
-async def department_lag(world: World) -> dict[str, int | None]:
-    """How many cases lie unread in each department's topic; None before the department ever read."""
-    kafka = world.place().kafka
-    lags: dict[str, int | None] = {}
-    for code in DEPARTMENTS:
-        places = await lag_of(kafka, f"department.{code}", (f"departments.{code}",), strict=True)
-        lags[code] = sum(places.values()) if places else None
-    return lags
 
 
 def stack_status(world: World) -> dict[str, Any]:
     """Say of Kafka and PostgreSQL whether they run, and where."""
-    if world.given is not None:
-        return {"kafka": {"given": True}, "postgres": {"given": True}}
+    given = world.given
+    if given is not None:
+        return {
+            "kafka": {"given": True, "at": given.bootstrap},
+            "postgres": {"given": True, "at": given.postgres},
+        }
     from deploy.local.stack import LocalStack
 
     return {
@@ -138,7 +210,7 @@ def stack_status(world: World) -> dict[str, Any]:
 
 async def examine(world: World) -> list[tuple[bool, str, str]]:
     """Check the machine and the configuration: (fine, what, what to do)."""
-    found = [_python(), _packages(), _disk(world.folder), _loopback(), _calendar()]
+    found = [_python(), _packages(), _disk(world.folder), _loopback(), *own_files()]
     found += await _parts(world)
     return found
 
@@ -165,17 +237,6 @@ def _disk(folder: Path) -> tuple[bool, str, str]:
     return free > 1024, f"disk {free} MiB free at {existing}", "free at least 1 GiB"
 
 
-def _calendar() -> tuple[bool, str, str]:
-    from services.intake.waiting.hours import load_hours
-
-    until = load_hours().known_until
-    days = (until - utc_now().date()).days
-    left = f"{days} days" if days >= 0 else "over: only weekly hours count since then"
-    hint = "" if days >= 60 else "; enter the next ones in services/intake/waiting/hours.yaml"
-    # A word of warning, not a fault of this machine.
-    return True, f"opening hours: holidays and swapped days are known until {until} ({left}){hint}", ""
-
-
 def _loopback() -> tuple[bool, str, str]:
     try:
         with socket.socket() as probe:
@@ -191,7 +252,9 @@ async def _parts(world: World) -> list[tuple[bool, str, str]]:
     except (CannotReach, Misconfigured) as error:
         configured = isinstance(error, Misconfigured)
         return [(not configured, str(error), "hotline up")]
-    return [await _kafka(place), await _postgres(place), _key(world)]
+    moved = world.elsewhere
+    found = [(False, moved, "unset HOTLINE_KAFKA_BOOTSTRAP and HOTLINE_DATABASE_URL, or hotline down and up")]
+    return [*(found if moved else ()), await _kafka(place), await _postgres(place), _key(world)]
 
 
 async def _kafka(place: Any) -> tuple[bool, str, str]:

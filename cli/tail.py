@@ -8,7 +8,7 @@ from chassis.clock import monotonic
 from chassis.kafka import reader
 from cli import show
 from cli.history import case_id_of
-from cli.world import CannotReach, Place
+from cli.world import NotFound, Place
 from schemas.topics import TOPICS
 
 _FIELDS = ("ce_time", "ce_type", "ce_id", "ce_correlationid", "ce_causationid", "ce_sequence")
@@ -20,7 +20,7 @@ async def tail(place: Place, case: str, *, follow: bool, limit: int, as_json: bo
     if case:
         found = await case_id_of(place, case)
         if found is None:
-            raise CannotReach(f"nobody has said anything about {case}")
+            raise NotFound(f"nobody has said anything about {case}: hotline events tail")
         wanted = str(found)
     consumer = reader(place.kafka, *(topic.name for topic in TOPICS if not topic.name.startswith("ops.")))
     await consumer.start()

@@ -14,7 +14,9 @@ from schemas.envelope import BY_WIRE, Body
 from schemas.handoffs import obligations_of
 from schemas.topics import STAGES, TOPICS
 
+_SOURCE = b"/hotline/"
 _OBLIGED: dict[type[Body], tuple[str, ...]] = {}
+"""The groups that owe an answer to an event, each its own."""
 for _group in STAGES:
     for _on in obligations_of(_group):
         _OBLIGED[_on] = (*_OBLIGED.get(_on, ()), _group)
@@ -40,8 +42,8 @@ class Tally:
     reopened: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     departments: Counter[str] = field(default_factory=Counter)
-    obliged: dict[str, str] = field(default_factory=dict)
-    effects: set[str] = field(default_factory=set)
+    obliged: dict[tuple[str, str], str] = field(default_factory=dict)
+    effects: set[tuple[str, str]] = field(default_factory=set)
     requested_at: dict[str, float] = field(default_factory=dict)
     dead: int = 0
 
@@ -56,9 +58,10 @@ class Tally:
         event_id = headers["ce_id"].decode()
         cause = headers.get("ce_causationid")
         if cause is not None:
-            self.effects.add(cause.decode())
-        if kind.body in _OBLIGED:
-            self.obliged[event_id] = kind.name
+            source = headers.get("ce_source", b"").removeprefix(_SOURCE)
+            self.effects.add((cause.decode(), source.decode(errors="replace")))
+        for group in _OBLIGED.get(kind.body, ()):
+            self.obliged[event_id, group] = kind.name
         if kind.body in _COUNTED:
             body = kind.body.parse(record.value)
             _COUNTED[kind.body](self, body, record.timestamp / 1000, headers)
@@ -67,9 +70,11 @@ class Tally:
 
     @property
     def without_effect(self) -> list[str]:
-        """The handoffs that nobody answered: no event, no receipt, no dead letter."""
+        """The handoffs that their group has not answered: no event, no receipt, no dead letter of its own."""
         return [
-            f"{name} {event_id}" for event_id, name in self.obliged.items() if event_id not in self.effects
+            f"{name}→{group} {event_id}"
+            for (event_id, group), name in self.obliged.items()
+            if (event_id, group) not in self.effects
         ]
 
     @property
@@ -181,7 +186,7 @@ def _routed(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> No
 
 def _receipts(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
     for given in body.receipts:
-        tally.effects.update(given.event_ids)
+        tally.effects.update((event_id, body.group) for event_id in given.event_ids)
 
 
 def _died(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:

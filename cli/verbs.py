@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-FINE, PROBLEM, USAGE, UNREACHABLE = 0, 1, 2, 3
+FINE, PROBLEM, USAGE, UNREACHABLE, BLIND = 0, 1, 2, 3, 4
 UP = Path(".run/up")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]

@@ -14,8 +14,10 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -24,6 +26,7 @@ from chassis.kafka import Connection, apply_topics
 from chassis.postgres import Database, migrate, role_of
 from chassis.settings import apart
 from chassis.vault import SCHEMA, FileKey, Vault
+from cli.verbs import FINE, say
 from deploy.local.processes import recall, remember
 from schemas.topics import STAGES
 
@@ -37,6 +40,10 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 class CannotReach(Exception):
     """A part that the command needs does not answer; says which and what to do."""
+
+
+class NotFound(Exception):
+    """Nobody knows what was asked for; says what, and where to look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,17 @@ class Place:
         """Where Kafka is, with this world's prefix."""
         return Connection(self.bootstrap, self.kafka_prefix)
 
+    @property
+    def postgres(self) -> str:
+        """Where PostgreSQL is, without who may enter."""
+        url = urlsplit(self.database_url)
+        return f"{url.hostname}:{url.port or 5432}{url.path}"
+
+    @property
+    def parts(self) -> str:
+        """Both parts, for people."""
+        return f"Kafka {self.bootstrap} and PostgreSQL {self.postgres}"
+
 
 @asynccontextmanager
 async def connected(place: Place, part: str) -> AsyncIterator[Database]:
@@ -66,7 +84,10 @@ async def connected(place: Place, part: str) -> AsyncIterator[Database]:
 
 
 class World:
-    """A hotline under one folder; embedded parts unless the environment names others."""
+    """A hotline under one folder; embedded parts unless the environment names others.
+
+    What the environment names is always what a command acts on; what was started is only remembered.
+    """
 
     def __init__(self, folder: Path, progress: Progress = lambda _: None, prefix: str = "") -> None:
         self.folder = folder.resolve()
@@ -77,7 +98,10 @@ class World:
 
     @property
     def given(self) -> Place | None:
-        """The Kafka and PostgreSQL that the environment names, if it names both."""
+        """The Kafka and PostgreSQL that the environment names, with this world's prefixes; None for neither.
+
+        Raises Misconfigured when it names only one of them.
+        """
         bootstrap = os.environ.get("HOTLINE_KAFKA_BOOTSTRAP", "")
         url = os.environ.get("HOTLINE_DATABASE_URL", "")
         if bool(bootstrap) != bool(url):
@@ -86,8 +110,27 @@ class World:
             )
         if not bootstrap:
             return None
+        stored = self.stored
+        if stored is not None:
+            return Place(bootstrap, url, stored.kafka_prefix, stored.database_prefix)
         schema_prefix = self._prefix.replace("-", "_").replace(".", "_")
         return Place(bootstrap, url, self._prefix, schema_prefix)
+
+    @property
+    def stored(self) -> Place | None:
+        """What this world was last started on; None when it never was."""
+        try:
+            return Place(**json.loads(self._file.read_text()))
+        except FileNotFoundError:
+            return None
+
+    @property
+    def elsewhere(self) -> str:
+        """What this world was started on, if the environment names something else now; else empty."""
+        given, stored = self.given, self.stored
+        if given is None or stored is None or given.parts == stored.parts:
+            return ""
+        return f"{self.folder} was started on {stored.parts}; the environment names {given.parts}"
 
     def wipe(self) -> None:
         """Forget everything in this folder; the parts must be down."""
@@ -97,7 +140,16 @@ class World:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start_stack(self) -> Place:
-        """Have Kafka and PostgreSQL up; embedded ones are started when they are not running."""
+        """Have Kafka and PostgreSQL up; embedded ones are started when they are not running.
+
+        Raises Misconfigured where processes of this world run on other ones.
+        """
+        running = [name for name in PROCESSES if self.pid_of(name) is not None]
+        if running and self._moves():
+            raise Misconfigured(
+                f"{', '.join(running)} run on {self.stored.parts if self.stored else 'other parts'}, and"
+                " the environment names others (or none any more): run `hotline down` first"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         place = self.given
         if place is None:
@@ -119,25 +171,34 @@ class World:
         return place
 
     def stop_stack(self) -> None:
-        """Stop the embedded parts; given ones are left alone."""
-        if self.given is None:
-            from deploy.local.stack import LocalStack
+        """Stop this folder's embedded parts, whatever the environment names; given ones are left alone."""
+        from deploy.local.stack import LocalStack
 
-            LocalStack(self.folder, progress=self._progress).stop()
+        LocalStack(self.folder, progress=self._progress).stop()
+
+    def _moves(self) -> bool:
+        """Whether the next start would be on other parts than the last."""
+        from deploy.local.stack import LocalStack
+
+        stored = self.stored
+        if self.given is not None or stored is None:
+            return bool(self.elsewhere)
+        return stored.bootstrap != f"127.0.0.1:{LocalStack(self.folder).kafka.port}"
 
     def place(self) -> Place:
-        """Where this world's parts are now; raises CannotReach when nothing was started."""
-        try:
-            stored = json.loads(self._file.read_text())
-        except FileNotFoundError:
-            given = self.given
-            if given is None:
-                raise CannotReach(f"nothing is running under {self.folder}: run `hotline up`") from None
-            return given
-        return Place(**stored)
+        """What a command acts on: what the environment names, else what was started last.
 
-    async def prepare(self, place: Place) -> None:
-        """Bring topics and schemas up to date, make the master key."""
+        Says so on standard error where the two differ; raises CannotReach when there is neither.
+        """
+        place = self.given or self.stored
+        if place is None:
+            raise CannotReach(f"nothing is running under {self.folder}: run `hotline up`")
+        if self.elsewhere:
+            _warn(self.elsewhere, place.parts)
+        return place
+
+    async def prepare(self, place: Place) -> dict[str, list[str]]:
+        """Bring topics and schemas up to date, make the master key; gives what was done."""
         done = await apply_topics(place.kafka)
         if done:
             self._progress(f"topics: {len(done)} created or grown")
@@ -147,6 +208,7 @@ class World:
         if applied:
             self._progress(f"database: {len(applied)} migrations applied")
         FileKey.at(self.master_key, create=True)
+        return {"topics": done, "migrations": applied}
 
     @staticmethod
     def _schemas() -> dict[str, list[str]]:
@@ -289,6 +351,13 @@ class World:
             _signal(pid, signal.SIGKILL)
             while self.pid_of(stage) is not None:
                 time.sleep(0.01)
+
+
+@cache
+def _warn(why: str, parts: str) -> None:
+    """Say once a command that it acts on other parts than were started."""
+    next_step = "unset HOTLINE_KAFKA_BOOTSTRAP and HOTLINE_DATABASE_URL to act on what was started"
+    say(f"acting on {parts}", why, next_step, FINE)
 
 
 def _signal(pid: int, number: int) -> None:

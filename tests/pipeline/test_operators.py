@@ -69,7 +69,7 @@ def test_swallowed_handoffs_are_named_explained_sent_again_and_recovered(hotline
 
     hotline("handoffs", "--state", "nonsense", code=USAGE)
     hotline("redrive", code=USAGE)
-    hotline("lost", "show", "nobody-has-said-this", code=UNREACHABLE)
+    hotline("lost", "show", "nobody-has-said-this", code=USAGE)
     os.kill(World(hotline.folder).pid_of(OBSERVER), signal.SIGSTOP)
     time.sleep(11)
     assert "judged nothing" in hotline("handoffs", code=BLIND)["blind"]
