@@ -20,12 +20,12 @@ from cli.world import Place, World, connected
 from schemas import resolver, router
 from schemas.case import Case, Decision
 from schemas.envelope import BY_BODY, Body
+from schemas.topics import TRIAGE
 
 if TYPE_CHECKING:
     from chassis.postgres import Database
     from services.router.domain import Routing
 
-TRIAGE = "triage"
 HELD = ("delivered", "in_progress", "waiting")
 """The resolver's words for a case that a department has."""
 WORKED_ON = ("in_progress", "waiting")

@@ -30,7 +30,8 @@ class CaseAssigned(Held):
     """The department's copy: the whole case, its due times and the answers that are allowed.
 
     No hand-over within a cycle puts `resolve_due` off, only pauses do. `assisting` are the departments that
-    were informed and may be asked.
+    were informed and may be asked. `suggested`, for triage alone: where the classifier would have sent it,
+    the likeliest first; nothing where it read nothing, or a person is to judge blind.
     """
 
     accept_due: Moment
@@ -40,6 +41,7 @@ class CaseAssigned(Held):
     answers: tuple[Code, ...] = ("accept", "return", "progress", "pause", "resume", "transfer", "resolve")
     answer_topic: Code = COMMANDS
     assisting: tuple[Code, ...] = ()
+    suggested: tuple[Code, ...] = ()
 
 
 @message("resolver.case-shared", topic=lambda body: f"departments.{body.assistant}")

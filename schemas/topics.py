@@ -1,11 +1,14 @@
 """Topics as data: who writes, who reads, what the key is, how long records are kept."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from schemas import feedback, intake, operations, resolver, router, telephony
 from schemas.envelope import BY_WIRE, MessageType
 
-DEPARTMENTS = ("cards", "fraud", "digital", "lending", "payments", "branches", "wealth", "triage")
+TRIAGE: Final = "triage"
+"""The department of people who find the responsible one."""
+DEPARTMENTS = ("cards", "fraud", "digital", "lending", "payments", "branches", "wealth", TRIAGE)
 STAGES = ("intake", "router", "resolver", "feedback")
 
 _DAY_MS = 24 * 60 * 60 * 1000

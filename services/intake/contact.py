@@ -179,9 +179,21 @@ class Contact(Body):
         return visit.agent if visit else None
 
     @property
+    def last_stay(self) -> Visit | None:
+        """The stay that began last; of those that began in one second, the one with the higher number.
+
+        Some sources count stays, others number them by what they are: only time orders those.
+        """
+        return max(self.visits, key=self._began, default=None)
+
+    def _began(self, stay: Visit) -> tuple[datetime, int]:
+        began = stay.queued_at or stay.answered_at or stay.left_at or self.first_at
+        return began.replace(microsecond=0), stay.number
+
+    @property
     def queue(self) -> str | None:
         """The queue of the agent who has the call, else the last queue that it was in or before."""
-        visit = self.answered or (self.visits[-1] if self.visits else None)
+        visit = self.answered or self.last_stay
         return visit.queue if visit else self.refused_by
 
     @property
@@ -189,8 +201,9 @@ class Contact(Body):
         """Why the caller got no agent: None while that is open, or when an agent answered."""
         if self.answered is not None:
             return None
-        if self.visits:
-            return self.visits[-1].left
+        stay = self.last_stay
+        if stay is not None:
+            return stay.left
         return f"refused_{self.refused}" if self.refused else None
 
     @property
@@ -199,7 +212,8 @@ class Contact(Body):
         answered = [visit for visit in self.visits if visit.answered_at is not None]
         if answered:
             return min(answered, key=_answered_at).wait_ms
-        return self.visits[-1].wait_ms if self.visits else None
+        stay = self.last_stay
+        return stay.wait_ms if stay else None
 
     @property
     def hold_ms(self) -> int:

@@ -33,6 +33,7 @@ from schemas.resolver import (
     WithdrawalRequested,
 )
 from schemas.router import CaseRouted
+from schemas.topics import TRIAGE
 
 Phase = Literal["delivered", "in_progress", "waiting", "returned", "resolved", "withdrawn"]
 ACCEPT, RESOLVE, PAUSE = "accept", "resolve", "pause"
@@ -99,6 +100,7 @@ def on_routed(event: Event[CaseRouted], state: Assignment | None, now: datetime,
         attempt_no=body.attempt_no,
         case=body.case,
         assisting=body.assisting,
+        suggested=_suggested(body),
     )
     delivered = CaseDelivered(**assignment.held, accept_due=body.accept_due)
     clocks: tuple[Timer | Cancel, ...] = (Timer(ACCEPT, body.accept_due), *_resolve_timer(assignment))
@@ -119,6 +121,14 @@ def _assigned(body: CaseRouted, before: Assignment | None, now: datetime) -> Ass
         assisting=body.assisting,
         overdue=before.overdue if before else False,
     )
+
+
+def _suggested(body: CaseRouted) -> tuple[str, ...]:
+    """What the classifier made of a case that triage gets; a blind sample is judged without it."""
+    told = body.explanation
+    if body.department != TRIAGE or told is None or told.model is None or told.audit:
+        return ()
+    return tuple(candidate.department for candidate in told.model.top)
 
 
 def _resolve_timer(state: Assignment) -> tuple[Timer, ...]:

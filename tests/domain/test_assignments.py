@@ -233,3 +233,27 @@ def test_who_assists_comes_with_each_routing():
     assert held.said[1].assisting == held.state.assisting == ()
     body = router.CaseRouted.parse(routed(held.case, attempt_no=9).to_bytes())
     assert held.when(body).state.assisting == ()
+
+
+def _explained(*, audit: bool) -> router.Explanation:
+    top = tuple(router.Candidate(department=code, p=p) for code, p in (("wealth", 0.6), ("cards", 0.3)))
+    said = router.ModelSaid(
+        model="m", sha256="m", language="en", top=top, margin=0.3, known_share=1, threshold=0.8
+    )
+    return router.Explanation(
+        decision_id=UUID(int=1), ruleset="r", ruleset_sha256="r", normaliser=1, input_sha256="i", model=said,
+        audit=audit,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("department", "why", "suggested"),
+    [
+        ("triage", _explained(audit=False), ("wealth", "cards")),
+        ("triage", _explained(audit=True), ()),
+        ("triage", None, ()),
+        ("cards", _explained(audit=False), ()),
+    ],
+)
+def test_triage_is_told_what_the_classifier_made_of_a_case_unless_it_judges_blind(department, why, suggested):
+    assert Held(department, explanation=why).said[1].suggested == suggested

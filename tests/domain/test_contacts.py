@@ -210,6 +210,22 @@ def test_facts_that_differ_by_their_source_give_one_stay_in_any_order(orders):
     assert lived(one).state.visits == lived(other).state.visits
 
 
+MOVED_ON = [
+    OFFERED,
+    telephony.CallQueued(**at(1), queue="cards", visit=700_000_001),
+    telephony.QueueLeft(**at(41), queue="cards", visit=700_000_001, reason="timeout", wait_ms=40_000),
+    telephony.CallQueued(**at(42), queue="loans", visit=5_000),
+    telephony.QueueLeft(**at(61), queue="loans", visit=5_000, reason="abandoned", wait_ms=19_000),
+    ENDED,
+]
+
+
+@given(st.permutations(MOVED_ON))
+def test_of_stays_that_nobody_counted_the_last_is_the_one_that_began_last(order):
+    contact = lived(order).state
+    assert (contact.queue, contact.left, contact.waited_ms) == ("loans", "abandoned", 19_000)
+
+
 def test_an_unsealed_number_is_refused():
     outcome = lived([telephony.CallOffered(**at(0), caller="13800138000")]).outcome
     assert isinstance(outcome, Refused)

@@ -630,7 +630,7 @@ def _keys(contact: Contact | None, record: Record | None) -> list[str]:
 
 
 def _call_facts(contact: Contact, now: datetime) -> CallFacts:
-    stay = contact.visits[-1] if contact.visits else None
+    stay = contact.last_stay
     waiting = stay is not None and contact.ended_at is None and not (stay.answered_at or stay.left_at)
     waited = contact.waited_ms
     if waiting and stay is not None and stay.queued_at is not None:

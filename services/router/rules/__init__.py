@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     Discriminator,
@@ -27,7 +27,7 @@ from pydantic import (
 from chassis.wallclock import ZoneName
 from schemas.case import Severity
 from schemas.envelope import Code, Line
-from schemas.topics import DEPARTMENTS
+from schemas.topics import DEPARTMENTS, TRIAGE
 from services.router.rules.conditions import Condition, Matched, Term, Test, compiled, depth, terms, trace
 from services.router.rules.phrases import Phrases
 from services.router.rules.sheet import BadSheet, Fault, Part, Place, read_file, read_sheet, refuse
@@ -38,7 +38,6 @@ __all__ = [
     "RuleTest", "Ruled", "Ruleset", "Veto", "View", "decide", "load_rules", "parse_rules", "view_of",
 ]  # fmt: skip
 
-TRIAGE: Final = "triage"
 ASSIGNABLE: tuple[str, ...] = tuple(code for code in DEPARTMENTS if code != TRIAGE)
 """The departments between which there is a choice; triage has what none of them may have."""
 if TYPE_CHECKING:
