@@ -33,7 +33,8 @@ _UNACKNOWLEDGED_AT_MOST = 200
 class _Stored(NamedTuple):
     """A batch that is in the database: what must be sent, then marked, then committed."""
 
-    plan: Plan | None
+    batch: int
+    outgoing: list[Outgoing]
     resend: list[int]
     offsets: dict[Place, int]
     repeat: dict[int, set[str]]
@@ -246,7 +247,7 @@ class Pass:
         if failpoints.ARMED:
             readable = [_unless_lost(item) for item in readable]
         if all(isinstance(item, PassedOver) for item in readable):
-            return _Stored(None, [], offsets, {})
+            return _Stored(0, [], [], offsets, {})
         current = Plan(new_batch_id(), utc_now())
         # No transaction: storing is one statement, whole or not at all.
         async with self._database.session() as tx:
@@ -255,7 +256,7 @@ class Pass:
             await plan.write(tx, current, self._stage.phase, self._stage.copies)
         await reach("after_store")
         self._metrics.decided(current)
-        return _Stored(current, resend, offsets, repeat)
+        return _Stored(current.batch, current.outgoing, resend, offsets, repeat)
 
     async def _decide(
         self,
@@ -326,9 +327,9 @@ class Pass:
         if stored.repeat:
             async with self._database.session() as tx:
                 messages += await outbox.said_for(tx, stored.repeat)
-        if stored.plan is not None and stored.plan.outgoing:
-            messages += stored.plan.outgoing
-            batches.append(stored.plan.batch)
+        if stored.outgoing:
+            messages += stored.outgoing
+            batches.append(stored.batch)
         if failpoints.ARMED:
             messages = failpoints.survivors(messages)
         if messages:

@@ -20,7 +20,7 @@ from chassis.log import get_logger
 from chassis.salvage import salvage
 from chassis.transport import Place
 
-MAX_BATCH = 500
+MAX_BATCH = 250
 FULL_ENOUGH_TO_COLLECT = 8
 """A batch of more records says that work comes faster than it is done: then waiting a little saves CPU.
 Fewer may be one call's own events."""

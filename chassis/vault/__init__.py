@@ -29,7 +29,7 @@ from chassis.transport import Record
 SCHEMA = "vault"
 ERASED = "[erased]"
 SealRecord: TypeAlias = Callable[[Record], bytes]
-_CACHE_SIZE = 5_000
+_CACHE_SIZE = 1_000
 _CACHE_SECONDS = 60.0
 
 
