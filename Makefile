@@ -7,7 +7,7 @@ DEV := $(VENV)/.dev
 TRAIN := $(VENV)/.train
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate
 
-.PHONY: help setup demo up down status test lock check schemas bench bench-ledger bench-intake bench-router test-faults clean
+.PHONY: help setup demo up down status test test-on-stack test-beside lock check schemas bench bench-ledger bench-intake bench-router test-faults clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,8 +38,21 @@ down: $(RUNTIME) ## stop them; nothing is lost
 status: $(RUNTIME) ## what runs, where, how far behind
 	@$(BIN)/hotline status
 
-test: $(DEV) ## all tests, on a real Kafka and a real PostgreSQL
+test: $(DEV) ## all tests, on a real Kafka and a real PostgreSQL (ARGS="tests/router -k rules")
+ifdef ARGS
 	@$(BIN)/pytest $(ARGS)
+else
+	@$(MAKE) --no-print-directory -j2 test-on-stack test-beside
+endif
+
+test-on-stack:
+	@$(BIN)/pytest -m "stack and not faults"
+
+# What needs no stack runs beside the rest, and is shown when it is done.
+test-beside:
+	@mkdir -p .run
+	@$(BIN)/pytest -m "not stack and not faults" >.run/test-beside.log 2>&1; \
+	code=$$?; printf '\n'; cat .run/test-beside.log; exit $$code
 
 lock: ## resolve requirements*.lock again from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml $(LOCK) -q -o requirements.lock

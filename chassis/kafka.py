@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -385,8 +386,11 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
 
     async def _on_batch(self, records: Any) -> None:
         self._settled.clear()
+        # In a context of its own: FastStream's holds the batch, and whatever is begun there (a connection's
+        # idle timer, a task that sends) would keep the batch in memory for as long as it lasts.
+        handling = self._handler(self._bare(records), self)
         try:
-            await self._handler(self._bare(records), self)
+            await asyncio.create_task(handling, context=Context())
         finally:
             self._settled.set()
 

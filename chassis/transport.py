@@ -1,10 +1,10 @@
 """The port to the log: what the chassis needs of Kafka, no more; `kafka.py` and `memory.py` fill it."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import unpack_from
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
@@ -89,7 +89,7 @@ class Reader(Protocol):
         ...
 
 
-Handler: TypeAlias = Callable[[Sequence[Record], Reader], Awaitable[None]]
+Handler: TypeAlias = Callable[[Sequence[Record], Reader], Coroutine[Any, Any, None]]
 Settle: TypeAlias = Callable[[], Awaitable[None]]
 """Waits until everything that a handler has begun is sent and committed."""
 

@@ -21,6 +21,12 @@ from deploy.local.stack import Address, LocalStack
 _number = itertools.count(1)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what uses the stack: `make test` runs all else beside it."""
+    if "stack" in getattr(item, "fixturenames", ()) or item.get_closest_marker("kafka"):
+        item.add_marker("stack")
+
+
 @pytest.fixture(autouse=True)
 def _logs_as_they_were() -> Iterator[None]:
     """A verb that a test ran has sent the logs to a stream that is closed by now."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import copy_context
 from dataclasses import replace
 
 import pytest
@@ -90,6 +91,20 @@ async def test_every_message_arrives_once_in_order_per_key_on_its_partition(worl
         mine = [(partition, n) for _, partition, k, n in collect.seen if k == key]
         assert [n for _, n in mine] == sorted(n for _, n in mine)
         assert {partition for partition, _ in mine} == {partition_for(key, 4)}
+
+
+@pytest.mark.kafka
+async def test_what_a_handler_begins_keeps_nothing_of_its_batch(kafka_world):
+    class Beginning(Collector):
+        async def __call__(self, records, reader):
+            self.context = copy_context()  # what a task or a timer that is begun here holds on to
+            await super().__call__(records, reader)
+
+    await kafka_world.publish(messages(3))
+    begin = Beginning()
+    await kafka_world.settle(kafka_world.subscribe("g1", begin))
+    assert len(begin.seen) == 3
+    assert dict(begin.context) == {}
 
 
 async def test_a_group_goes_on_where_it_committed_and_another_begins_at_the_start(world):
