@@ -143,7 +143,7 @@ async def check_topics(connection: Connection, names: Sequence[str] | None = Non
         present = [topic for topic in wanted if connection.prefix + topic.name in existing]
         found = await _settings(admin, connection, [topic.name for topic in present])
         for topic in present:
-            faults += _setting_faults(topic, found.get(topic.name, {}), names is None)
+            faults += _setting_faults(topic, found.get(topic.name, {}), everything=names is None)
     finally:
         await admin.close()
     return faults
@@ -159,7 +159,7 @@ def _shape_faults(topic: Topic, entry: Mapping[str, Any] | None) -> list[str]:
     return []
 
 
-def _setting_faults(topic: Topic, have: Mapping[str, str], everything: bool) -> list[str]:  # noqa: FBT001
+def _setting_faults(topic: Topic, have: Mapping[str, str], *, everything: bool) -> list[str]:
     return [
         f"topic {topic.name}: {name} is {have.get(name)!r}, declared {value!r}:"
         f" set it with kafka-configs.sh --alter --add-config {name}={value}"
@@ -670,13 +670,11 @@ async def _at_offsets(consumer: AIOKafkaConsumer, tp: TopicPartition, wanted: se
     return found
 
 
-async def lag_of(
-    connection: Connection, group: str, topics: Sequence[str], *, strict: bool = False
-) -> dict[Place, int]:
+async def lag_of(connection: Connection, group: str, topics: Sequence[str]) -> dict[Place, int]:
     """Count the records that a group has not committed, by partition; raises Transient.
 
     Commits are read first, ends second, so the figure is never negative. A group without a commit
-    counts from the beginning, or with `strict` is left out.
+    counts from the beginning.
     """
     offsets = Offsets(connection)
     try:
@@ -686,8 +684,6 @@ async def lag_of(
         ends, starts = await offsets.highs(places), await offsets.starts(places)
     finally:
         await offsets.stop()
-    if strict and not any(place in commits for place in places):
-        return {}
     return {place: max(0, ends[place] - max(commits.get(place, 0), starts[place])) for place in places}
 
 

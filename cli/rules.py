@@ -427,16 +427,12 @@ def _as_decided(folder: Path, asked: str, file: str) -> tuple[Ruleset, View, fro
     from cli.history import case_id_of
     from cli.rulings import routing_of
     from cli.world import World
-    from services.router import store
 
     world = World(folder)
 
     async def known() -> Routing | None:
         case_id = await case_id_of(world.place(), asked)
         return await routing_of(world.place(), case_id) if case_id else None
-
-    async def document(tx: Tx, sha256: str) -> str:
-        return await store.ruleset(tx, sha256) or ""
 
     routing: Routing | None = run(known())
     if routing is None:
@@ -447,7 +443,7 @@ def _as_decided(folder: Path, asked: str, file: str) -> tuple[Ruleset, View, fro
     if file or why is None:
         ruleset = _usable(Path(file or os.environ.get("HOTLINE_RULES_FILE", SHIPPED)), folder)
     else:
-        ruleset = _stored(why.ruleset_sha256, in_router(folder, lambda tx: document(tx, why.ruleset_sha256)))
+        ruleset = _stored(folder, why.ruleset_sha256)
     case = routing.case
     if why is not None and why.severity is not None:
         case = case.model_copy(update={"severity": why.severity})
@@ -455,14 +451,14 @@ def _as_decided(folder: Path, asked: str, file: str) -> tuple[Ruleset, View, fro
     return ruleset, view, frozenset(why.excluded if why else ())
 
 
-def _stored(sha256: str, document: str) -> Ruleset:
-    from services.router.rules import BadRules, parse_rules
+def _stored(folder: Path, sha256: str) -> Ruleset:
+    from services.router.reading import stored_rules
 
-    try:
-        return parse_rules(document, f"ruleset {sha256[:12]}")
-    except BadRules:
+    found: Ruleset | str = in_router(folder, lambda tx: stored_rules(tx, sha256))
+    if isinstance(found, str):
         why = f"ruleset {sha256[:12]}, which decided, is not kept or is damaged"
-        raise typer.Exit(say("cannot explain", why, "--file FILE", PROBLEM)) from None
+        raise typer.Exit(say("cannot explain", why, "--file FILE", PROBLEM))
+    return found
 
 
 async def _recorded(world: World, ruleset: Ruleset, most: int) -> Mapping[str, View]:

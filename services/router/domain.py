@@ -201,7 +201,7 @@ def on_assignment_requested(
         return Refused("illegal_in_state", objection, state.phase)
     base = state.model_copy(update={"label": _taught(state, body, now) or state.label})
     why = f"ruling_by_{body.by}"[:80]
-    return _keep(event, base, body.department, "ruling", why, now, policy, by=body.by, reason=body.reason)
+    return _keep(event, base, body.department, "ruling", why, now, policy)
 
 
 def _still_theirs(state: Routing, wanted: str, now: datetime) -> str | None:
@@ -275,25 +275,13 @@ def _keep(
     why: str,
     now: datetime,
     policy: Policy,
-    *,
-    by: str | None = None,
-    reason: str = "",
 ) -> Step:
     read = policy.read.get(base.case.case_id, NOTHING_READ)
     choice = hold(base.case, department, stage, why, read, policy.desk, now, cause=event.uid)
-    return _routed(event, base, choice, now, policy, by=by, reason=reason)
+    return _routed(event, base, choice, now, policy)
 
 
-def _routed(
-    event: Event[Any],
-    base: Routing,
-    choice: Choice,
-    now: datetime,
-    policy: Policy,
-    *,
-    by: str | None = None,
-    reason: str = "",
-) -> Step:
+def _routed(event: Event[Any], base: Routing, choice: Choice, now: datetime, policy: Policy) -> Step:
     case = base.case
     if choice.severity is not case.severity:
         case = case.model_copy(update={"severity": choice.severity})
@@ -304,9 +292,7 @@ def _routed(
         assignment_id=assignment_id,
         department=choice.department,
         attempt_no=base.attempt_no + 1,
-        why=RuleUsed(
-            ruleset=policy.desk.ruleset.ruleset, rule=choice.rule, stage=choice.stage, by=by, reason=reason
-        ),
+        why=_why(event.body, choice, policy.desk),
         accept_due=now + accept,
         resolve_due=now + resolve,
         case=case,
@@ -329,6 +315,13 @@ def _routed(
         }
     )
     return Step(state, (said,), (Cancel(RULING),))
+
+
+def _why(asked: Body, choice: Choice, desk: Desk) -> RuleUsed:
+    used = RuleUsed(ruleset=desk.ruleset.ruleset, rule=choice.rule, stage=choice.stage)
+    if isinstance(asked, AssignmentRequested):
+        return used.model_copy(update={"by": asked.by, "reason": asked.reason})
+    return used
 
 
 def _times(department: str, case: Case, policy: Policy) -> tuple[timedelta, timedelta]:

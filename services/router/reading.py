@@ -198,7 +198,7 @@ class Reading:
             self._bad_rules = None
             self.faults.pop("rules", None)
             return at_hand[digest]
-        loaded = await _stored_rules(tx, digest)
+        loaded = await stored_rules(tx, digest)
         if isinstance(loaded, str):
             instead = current if digest == self._bad_rules else await self._newest_sound(tx, at_hand)
             self._bad_rules = digest
@@ -212,7 +212,7 @@ class Reading:
     async def _newest_sound(self, tx: Tx, at_hand: Mapping[str | None, Ruleset]) -> Ruleset:
         """The rules that were put in force last of those that load, whatever this process has seen."""
         for digest in await store.activated_rules(tx):
-            found = at_hand.get(digest) or await _stored_rules(tx, digest)
+            found = at_hand.get(digest) or await stored_rules(tx, digest)
             if isinstance(found, Ruleset):
                 return found
         return self._shipped_rules
@@ -269,7 +269,7 @@ def _forerunners_first(cases: Mapping[UUID, Case]) -> Iterable[Case]:
     return ordered.values()
 
 
-async def _stored_rules(tx: Tx, digest: str) -> Ruleset | str:
+async def stored_rules(tx: Tx, digest: str) -> Ruleset | str:
     """Load rules that were activated, or say why not."""
     try:
         found = parse_rules(await store.ruleset(tx, digest) or "", f"ruleset {digest[:12]}")

@@ -183,10 +183,9 @@ class Desk:
         self._verdicts = Verdicts(house.database)
 
     async def admit(self, request: Request) -> None:
-        """Let agents in; raises HTTPException 401 or 403."""
-        name = self._house.access.require(request, "agent").name
+        """Name the agent, whom the route has let in; raises RequestValidationError for what is no name."""
         try:
-            request.state.agent = _AGENT.validate_python(name)
+            request.state.agent = _AGENT.validate_python(request.state.visitor.name)
         except ValidationError:
             raise unusable(("header", "x-agent"), "is not the name of an agent") from None
 
