@@ -60,6 +60,7 @@ class Pass:
         metrics: StageMetrics,
     ) -> None:
         self._stage, self._database, self._publisher = stage, database, publisher
+        self._storing, self._marking = database.line(), database.line()
         self._seal, self._metrics = seal, metrics
         self._writer = Writer(stage.name)
         self._handled = stage.handled
@@ -169,7 +170,7 @@ class Pass:
         """Mark, then commit, what has been sent up to now; what is sent meanwhile waits for its turn."""
         sent, offsets = self._sent[:], dict(self._offsets)
         if sent:
-            async with self._database.session() as tx:
+            async with self._marking.session() as tx:
                 await outbox.mark_published(tx, sent)
             del self._sent[: len(sent)]
             await reach("after_mark")
@@ -250,7 +251,7 @@ class Pass:
             return _Stored(0, [], [], offsets, {})
         current = Plan(new_batch_id(), utc_now())
         # No transaction: storing is one statement, whole or not at all.
-        async with self._database.session() as tx:
+        async with self._storing.session() as tx:
             resend, repeat = await self._decide(tx, current, records, readable)
             await reach("before_store")
             await plan.write(tx, current, self._stage.phase, self._stage.copies)

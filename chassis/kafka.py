@@ -321,12 +321,13 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
         topics: Sequence[str],
         handler: Handler,
         settle: Settle | None = None,
+        gather: float = 0.0,
     ) -> None:
         self._connection, self.group = connection, group
         self._handler, self._settle = handler, settle
         self._settled = asyncio.Event()
         self._settled.set()
-        self.progress = Progress(monotonic(), monotonic())
+        self.progress = Progress(monotonic(), monotonic(), gather=gather)
         self.broker = KafkaBroker(
             connection.bootstrap,
             client_id=f"hotline-{group}",
@@ -422,8 +423,8 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
             self.consumer.pause(self._tp(place))
 
     def unblock(self, place: Place) -> None:
-        """Read a blocked partition again from where it stopped."""
-        with suppress(IllegalStateError):
+        """Read a blocked partition again from where it stopped; nothing to do once reading has ended."""
+        with suppress(IllegalStateError, Transient):
             self.consumer.resume(self._tp(place))
 
     def _tp(self, place: Place) -> TopicPartition:

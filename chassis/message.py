@@ -198,8 +198,9 @@ class Writer:
         ]
         if cause is not None:
             headers.append(("ce_causationid", cause.encode()))
-            headers.append(("ce_handoffk", b"%d" % part[0]))
-            headers.append(("ce_handoffn", b"%d" % part[1]))
+            if part[1] > 1:  # one of one goes without saying: two headers less to write, keep and read
+                headers.append(("ce_handoffk", b"%d" % part[0]))
+                headers.append(("ce_handoffn", b"%d" % part[1]))
         key = str(getattr(body, kind.key))
         if sequence is not None:
             headers.append(("ce_sequence", b"%010d" % sequence))

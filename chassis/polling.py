@@ -32,7 +32,8 @@ _log = get_logger(part="kafka")
 class Progress:
     """How far one consumer is: what the watchdog looks at, and what a failed poll goes back to.
 
-    `handed` holds, per partition, the offset after the last record that was handed out.
+    `handed` holds, per partition, the offset after the last record that was handed out; `gather` is how
+    many seconds records may gather even when work is slack.
     """
 
     polled_at: float
@@ -42,6 +43,7 @@ class Progress:
     busy: bool = False
     handed: dict[TopicPartition, int] = field(default_factory=dict)
     astray: bool = False
+    gather: float = 0.0
 
 
 PROGRESS: dict[int, Progress] = {}
@@ -61,17 +63,22 @@ class PromptSubscriber(BatchSubscriber):
                 # The group was joined a moment before the subscription has noted it.
                 await asyncio.sleep(0.001)
                 continue
-            records = await take(consumer, progress, 500, MAX_BATCH)
+            records = await gather(consumer, progress)
             progress.polled_at = monotonic()
-            if not records:
-                progress.busy = False
-                continue
-            if progress.busy and len(records) < MAX_BATCH:
-                await asyncio.sleep(_COLLECT_SECONDS)
-                records += await take(consumer, progress, 0, MAX_BATCH - len(records))
-            progress.busy = len(records) > FULL_ENOUGH_TO_COLLECT
-            return tuple(records)
+            if records:
+                return tuple(records)
         return ()
+
+
+async def gather(consumer: AIOKafkaConsumer, progress: Progress) -> list[Any]:
+    """Wait for records half a second at most, then a moment for more where that spares polls."""
+    records = await take(consumer, progress, 500, MAX_BATCH)
+    window = max(progress.gather, _COLLECT_SECONDS if progress.busy else 0.0)
+    if window and 0 < len(records) < MAX_BATCH:
+        await asyncio.sleep(window)
+        records += await take(consumer, progress, 0, MAX_BATCH - len(records))
+    progress.busy = len(records) > FULL_ENOUGH_TO_COLLECT
+    return records
 
 
 async def take(consumer: AIOKafkaConsumer, progress: Progress, timeout_ms: int, most: int) -> list[Any]:

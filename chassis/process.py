@@ -18,7 +18,8 @@ from chassis.health import Health, Server, application
 from chassis.kafka import KafkaPublisher, Subscription, check_topics, lag_of
 from chassis.log import configure, get_logger
 from chassis.metrics import StageMetrics
-from chassis.postgres import Database, role_of
+from chassis.pause import Reading
+from chassis.postgres import BY_KEY, Database, role_of
 from chassis.relay import Relay
 from chassis.settings import Settings, load_settings
 from chassis.stage import Stage
@@ -44,11 +45,11 @@ class Process:
         self._vault = Vault(self._vault_database, master)
         self._stage = build(settings, self._vault)
         schema = settings.schema_of(self._stage.name)
-        self._database = Database(url, schema, role=role_of(schema))
+        self._database = Database(url, schema, role=role_of(schema), planning=BY_KEY)
         self._metrics = StageMetrics(self._stage.name)
         self._publisher = KafkaPublisher(settings.kafka, f"hotline-{self._stage.name}")
         self._health = Health(facts=self._facts)
-        self._subscription: Subscription | None = None
+        self._reading: Reading | None = None
         self._pass: Pass | None = None
         self._background: list[asyncio.Task[Any]] = []
         self._stop = asyncio.Event()
@@ -86,10 +87,18 @@ class Process:
         self._pass = handle = Pass(
             self._stage, self._database, self._publisher, self._vault.seal_record, self._metrics
         )
-        self._subscription = Subscription(
-            self._settings.kafka, self._stage.name, self._stage.inputs, handle, handle.settle
+        self._reading = Reading(
+            self._database,
+            lambda: Subscription(
+                self._settings.kafka,
+                self._stage.name,
+                self._stage.inputs,
+                handle,
+                handle.settle,
+                self._stage.gather.total_seconds(),
+            ),
         )
-        await self._until_there("kafka", self._subscription.start)
+        await self._until_there("kafka", self._reading.start)
         self._background = [*relay.run(), asyncio.create_task(_collect_garbage())]
         self._health.ready("start")
         self._log.info("started", topics=list(self._stage.inputs))
@@ -106,6 +115,10 @@ class Process:
         if faults:
             raise Misconfigured("; ".join(faults))
 
+    @property
+    def _subscription(self) -> Subscription | None:
+        return self._reading.subscription if self._reading is not None else None
+
     # ------------------------------------------------------------ watching
 
     async def _watch(self) -> None:
@@ -117,25 +130,32 @@ class Process:
         while True:
             await asyncio.sleep(5)
             lag = await self._measured_lag()
-            if lag is None or self._subscription is None or self._pass is None:
+            if lag is None or self._pass is None:
                 continue
             for place, records in lag.items():
                 self._metrics.lag.labels(self._stage.name, place.topic, str(place.partition)).set(records)
-            idle = monotonic() - self._subscription.progress.committed_at
-            blocked = self._pass.blocked(self._subscription.progress.assigned)
+            subscription = self._subscription
+            if subscription is None:
+                continue  # paused: it stands still rightly
+            idle = monotonic() - subscription.progress.committed_at
+            blocked = self._pass.blocked(subscription.progress.assigned)
             waiting = sum(records for place, records in lag.items() if place not in blocked)
             if waiting == 0:
-                self._subscription.progress.committed_at = monotonic()
+                subscription.progress.committed_at = monotonic()
             elif idle > self._settings.stalled_after_s and await self._database_answers():
                 self._log.error("stalled", lag=waiting, idle_s=round(idle))
                 self._code = EXIT_STALLED
                 return
 
     async def _measured_lag(self) -> dict[Any, int] | None:
-        assert self._subscription is not None
+        subscription = self._subscription
         try:
             async with asyncio.timeout(5):
-                lag = await self._subscription.lag()
+                lag = (
+                    await subscription.lag()
+                    if subscription is not None
+                    else await lag_of(self._settings.kafka, self._stage.name, self._stage.inputs)
+                )
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -170,6 +190,8 @@ class Process:
             "pid": os.getpid(),
             "handled": self._metrics.handled_total,
         }
+        if self._reading is not None and self._reading.pause is not None:
+            facts["paused_since"] = self._reading.pause.since.isoformat(timespec="seconds")
         if self._subscription is not None:
             progress = self._subscription.progress
             facts["partitions"] = len(progress.assigned)
@@ -186,8 +208,8 @@ class Process:
         """
         within = STOP_STALLED_WITHIN if self._code == EXIT_STALLED else STOP_WITHIN
         asyncio.get_running_loop().call_later(within, os._exit, self._code or EXIT_BY_FORCE)
-        if self._subscription is not None:
-            await self._subscription.stop()
+        if self._reading is not None:
+            await self._reading.stop()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -39,6 +39,11 @@ class Keep:
     quarantine: timedelta = timedelta(days=90)
 
 
+_SOMETHING_DUE = (
+    "select exists(select from entities where wake_at <= $1) or exists(select from parked where until <= $1)"
+)
+
+
 class Relay:
     """The background work of one stage; every loop backs off by itself and never gives up."""
 
@@ -147,6 +152,10 @@ class Relay:
         lease, the timer is fired again under the same id.
         """
         now = utc_now()
+        async with self._database.session() as tx:
+            # Mostly nothing is due: one look, and no transaction.
+            if not await tx.fetchval(_SOMETHING_DUE, now):
+                return False
         async with self._database.transaction() as tx:
             rows = await tx.fetch(
                 "update entities set wake_at = $2 where key in (select key from entities"

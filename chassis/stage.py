@@ -22,7 +22,11 @@ Prepare: TypeAlias = Callable[[Tx, Sequence[Event[Any]], Any], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One of the four stages: its decisions by input, its state and copies of it, the events it may say."""
+    """One of the four stages: its decisions by input, its state and copies of it, the events it may say.
+
+    `gather` is how long records may wait for others before a batch begins: fewer and larger batches for
+    a stage that nobody waits for within milliseconds.
+    """
 
     name: str
     state: type[Body]
@@ -35,6 +39,7 @@ class Stage:
     prepare: Prepare | None = None
     copies: tuple[Copy, ...] = ()
     wait_at_most: timedelta = timedelta(minutes=10)
+    gather: timedelta = timedelta(0)
     workers: Mapping[str, Worker] = field(default_factory=dict)
 
     @property

@@ -28,8 +28,8 @@ HEADERS: dict[str, str] = {
     "ce_causationid": "the event or command that caused it; absent for roots",
     "ce_sequence": "how many events the writer has said of the case, contiguous",
     "ce_sequenceof": "what the sequence counts for, where that is not the record's key",
-    "ce_handoffk": "k of n outputs of one input",
-    "ce_handoffn": "n of n outputs of one input",
+    "ce_handoffk": "k of n outputs of one input; absent where there is only one",
+    "ce_handoffn": "n of n outputs of one input; absent where there is only one",
     "hotline-redrive": "present when an operator sends a record again, under the same id",
     "traceparent": "W3C trace context, handed on when present",
 }

@@ -1,17 +1,21 @@
 """Builders and given-when-then for decisions and stages."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from chassis.memory import MemoryLog, MemoryRecord
 from chassis.message import Writer, time_header
+from chassis.postgres import Tx
 from chassis.roots import new_id
 from chassis.step import Event, Step
 from chassis.transport import Outgoing
 from schemas import intake, resolver, router, telephony
 from schemas.case import Case, Customer, Decision
 from schemas.envelope import BY_BODY, Body
+from services.intake.app import look_up
+from services.intake.store import CaseNumbers
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 SEALED = "q83vASNFZ4mrze8BI0VniavN7wEjRWeJ"
@@ -31,6 +35,11 @@ def event(body: Body, uid: UUID | None = None) -> Event[Any]:
     uid = uid or new_id()
     key = str(getattr(body, kind.key))
     return Event(uid, str(uid), kind, key, body, NOW, key)
+
+
+async def looked_up(tx: Tx, events: Sequence[Event[Any]], policy: Any) -> Any:
+    """Look up as intake does; with case numbers drawn anew, for tests share a stage and not its database."""
+    return await look_up(CaseNumbers(), tx, events, policy)
 
 
 class Life:

@@ -1,9 +1,10 @@
 """Wiring of intake."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -32,6 +33,7 @@ STAGE = Stage(
         intake.CaseEscalated,
         intake.ContactAttached,
         intake.ContactClosed,
+        intake.ContactContinued,
         intake.RecordingOverdue,
         intake.RepeatNoticed,
         intake.CallbackScheduled,
@@ -50,18 +52,19 @@ STAGE = Stage(
 )
 
 
-async def look_up(tx: Tx, events: Sequence[Event[Any]], policy: Policy) -> Policy:
+async def look_up(drawing: store.CaseNumbers, tx: Tx, events: Sequence[Event[Any]], policy: Policy) -> Policy:
     """Read what the decisions of a batch need: case numbers, what is known of callers, contacts of cases."""
     bodies = [event.body for event in events]
     asking = [event.uid for event in events if isinstance(event.body, intake.RecordingRequested)]
     if asking:
-        numbers = await store.next_case_numbers(tx, len(asking))
+        numbers = await drawing.draw(tx, len(asking))
         policy = replace(policy, numbers=dict(zip(asking, numbers, strict=True)))
     refs = {body.customer_ref for body in bodies if isinstance(body, telephony.CallOffered)} - {None}
     if refs:
         since = utc_now() - policy.repeat_within
-        known = await store.known_callers(tx, sorted(map(str, refs)), since)
-        policy = replace(policy, known=known, rung_before=await _rung_before(tx, events, since))
+        known, families = await store.known_callers(tx, sorted(map(str, refs)), since)
+        rung_before = await _rung_before(tx, events, since, families)
+        policy = replace(policy, known=known, rung_before=rung_before)
     attachments = [(event.uid, event.body) for event in events if isinstance(event.body, Attachment)]
     if attachments:
         contacts = await store.contacts_of(tx, list({body.to_case_id for _, body in attachments}))
@@ -69,7 +72,9 @@ async def look_up(tx: Tx, events: Sequence[Event[Any]], policy: Policy) -> Polic
     return policy
 
 
-async def _rung_before(tx: Tx, events: Sequence[Event[Any]], since: datetime) -> dict[UUID, Known]:
+async def _rung_before(
+    tx: Tx, events: Sequence[Event[Any]], since: datetime, families: Mapping[str, str]
+) -> dict[UUID, Known]:
     """Tell for each ring what its batch adds to what is known of the caller: rings and wishes before it.
 
     Calls of one customer lie in several partitions, so the time of the facts is their order, not the reading.
@@ -83,7 +88,7 @@ async def _rung_before(tx: Tx, events: Sequence[Event[Any]], since: datetime) ->
         if isinstance(body, telephony.CallOffered) and body.customer_ref
     }
     wishes = {body.call_id for _, body in told if isinstance(body, telephony.CallbackRequested)}
-    if not wishes and len(set(refs.values())) == len(refs):
+    if not wishes and len({families[ref] for ref in refs.values()}) == len(refs):
         return {}
     # The calls whose first ring was read earlier are counted in the store.
     known_calls = await store.known_calls(tx, sorted(refs.keys() | wishes))
@@ -95,6 +100,7 @@ async def _rung_before(tx: Tx, events: Sequence[Event[Any]], since: datetime) ->
         ref = refs.get(body.call_id) or body.customer_ref
         if ref is None:
             continue
+        ref = families.get(ref, ref)  # numbers that were merged are one customer's
         known = before[ref]
         if isinstance(body, telephony.CallbackRequested):
             before[ref] = known.plus(Known(callbacks=(body.call_id,)))
@@ -128,4 +134,4 @@ def build(settings: Settings, _: Vault) -> Stage:
         repeat_within=settings.repeat_within,
         opens=load_hours(settings.hours_file).next_opening,
     )
-    return replace(STAGE, policy=policy, prepare=look_up)
+    return replace(STAGE, policy=policy, prepare=partial(look_up, store.CaseNumbers()))

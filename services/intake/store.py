@@ -1,5 +1,6 @@
 """Intake's own SQL: case numbers, and the reading copy of its contacts (`calls`, `visits`)."""
 
+from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -14,15 +15,30 @@ from services.intake.domain import Known
 _MOST_CONTACTS = 20
 
 
-async def next_case_numbers(tx: Tx, count: int) -> list[int]:
-    """Draw case numbers; one that is drawn for a batch that is then not stored is never used."""
-    rows = await tx.fetch("select nextval('case_numbers') as number from generate_series(1, $1)", count)
-    return [row["number"] for row in rows]
+_AT_LEAST = 20
+"""Case numbers drawn at a time: a round trip for many small batches."""
+
+
+class CaseNumbers:
+    """Numbers for cases; those drawn for a batch that is not stored, or left at the end, are never used."""
+
+    def __init__(self) -> None:
+        self._left: deque[int] = deque()
+
+    async def draw(self, tx: Tx, count: int) -> list[int]:
+        """Give so many numbers that nobody else has or will get."""
+        if len(self._left) < count:
+            wanted = max(count - len(self._left), _AT_LEAST)
+            rows = await tx.fetch(
+                "select nextval('case_numbers') as number from generate_series(1, $1)", wanted
+            )
+            self._left.extend(row["number"] for row in rows)
+        return [self._left.popleft() for _ in range(count)]
 
 
 # One look through an index for each reference: with arrays of references the planner reads whole tables.
 _KNOWN_CALLERS = f"""{KIN}
-select asked,
+select asked, ref, min(ref) over (partition by asked) as family,
     (select count(*) from (
         select 1 from calls where customer_ref = ref and first_at > $2 limit $3
     ) as seen) as contacts,
@@ -38,17 +54,22 @@ from kin
 """
 
 
-async def known_callers(tx: Tx, refs: Sequence[str], since: datetime) -> dict[str, Known]:
-    """Tell of each caller the contacts since then, the open cases, the callbacks owed.
+async def known_callers(
+    tx: Tx, refs: Sequence[str], since: datetime
+) -> tuple[dict[str, Known], dict[str, str]]:
+    """Tell of each caller the contacts since then, the open cases, the callbacks owed; then who are one.
 
-    What was merged with the caller's reference counts, too: of each reference at most 20, 10 and 10.
+    What was merged with the caller's reference counts, too: of each reference at most 20, 10 and 10. Those
+    that are one customer have one name, the least of their references.
     """
     known: dict[str, Known] = {}
+    families: dict[str, str] = {}
     for row in await tx.fetch(_KNOWN_CALLERS, refs, since, _MOST_CONTACTS):
         one = Known(row["contacts"], tuple(row["open_cases"]), tuple(row["callbacks"]))
         asked = row["asked"]
         known[asked] = known[asked].plus(one) if asked in known else one
-    return known
+        families[row["ref"]] = row["family"]
+    return known, families
 
 
 async def known_calls(tx: Tx, call_ids: Sequence[str]) -> dict[str, str]:
@@ -104,8 +125,8 @@ def _call_row(contact: Contact) -> tuple[Any, ...]:
 
 
 def _visit_row(contact: Contact, visit: Visit) -> tuple[Any, ...]:
-    """A stay that was never seen to end, ended with its call; holds belong to the agent who has the call."""
-    open_at_the_end = visit.answered_at is None and visit.left_at is None
+    """Holds belong to the agent who has the call."""
+    left_at = contact.left_at(visit)
     mine = visit is contact.answered
     return (
         contact.call_id,
@@ -114,8 +135,8 @@ def _visit_row(contact: Contact, visit: Visit) -> tuple[Any, ...]:
         visit.priority,
         visit.queued_at,
         visit.answered_at,
-        contact.ended_at if open_at_the_end else visit.left_at,
-        "unknown" if open_at_the_end and contact.ended_at else visit.left,
+        left_at,
+        visit.left or (left_at and "unknown"),
         visit.agent,
         visit.wait_ms,
         visit.talk_ms,

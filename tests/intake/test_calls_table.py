@@ -11,15 +11,31 @@ from hypothesis import strategies as st
 from chassis.batch import Pass
 from chassis.memory import MemoryLog, MemorySubscription
 from chassis.metrics import StageMetrics
+from chassis.roots import new_id
 from chassis.vault import Vault
-from schemas import feedback, intake, telephony
+from schemas import feedback, intake, resolver, telephony
 from services.intake import store
-from services.intake.app import STAGE, look_up
+from services.intake.app import STAGE
+from services.intake.contact import Contact, Visit
 from services.intake.domain import Policy
-from services.intake.door.cases import Standing, keep, note
-from tests.given import NOW, SEALED, a_case, call, ended, event, message, record_request, recorded, routed
+from services.intake.door.cases import STATES, Standing, keep, note
+from tests.given import (
+    DECISION,
+    NOW,
+    SEALED,
+    a_case,
+    call,
+    ended,
+    event,
+    looked_up,
+    message,
+    record_request,
+    recorded,
+    resolved,
+    routed,
+)
 
-STORED = replace(STAGE, policy=Policy(), prepare=look_up)
+STORED = replace(STAGE, policy=Policy(), prepare=looked_up)
 
 
 class Rig:
@@ -82,6 +98,27 @@ async def test_a_stay_without_an_end_ends_with_its_call(rig):
     assert row == (NOW + timedelta(seconds=30), "unknown")
 
 
+async def test_who_waits_elsewhere_waits_no_longer_where_nobody_said_so(rig):
+    await rig.take(
+        telephony.CallQueued(**at(1), queue="cards", visit=9),
+        telephony.CallQueued(**at(30), queue="loans", visit=7),
+    )
+    async with rig.database.session() as tx:
+        rows = await tx.fetch("select queue, left_at, left_for from visits order by queue")
+    left_at = NOW + timedelta(seconds=30)
+    assert [tuple(row) for row in rows] == [("cards", left_at, "unknown"), ("loans", None, None)]
+
+
+@pytest.mark.parametrize(("first", "second"), [(9, 7), (7, 9)])
+def test_of_two_stays_that_began_in_one_second_the_second_is_not_over(first, second):
+    stays = (
+        Visit(number=first, queue="cards", queued_at=NOW),
+        Visit(number=second, queue="loans", queued_at=NOW + timedelta(seconds=0.5)),
+    )
+    contact = Contact(call_id="call-1", first_at=NOW, visits=stays)
+    assert contact.left_at(stays[1]) is None
+
+
 async def test_who_called_before_is_known_with_open_cases_and_callbacks(rig):
     case_id = uuid4()
     await rig.take(known_call(), telephony.CallbackRequested(**at(5), queue="cards"), ended())
@@ -90,8 +127,9 @@ async def test_who_called_before_is_known_with_open_cases_and_callbacks(rig):
         await tx.execute(
             "insert into cases (case_id, customer_ref, recorded_at) values ($1, 'c-1', now())", case_id
         )
-        known = await store.known_callers(tx, ["c-1", "c-2", "c-9"], NOW - timedelta(days=7))
-        later = await store.known_callers(tx, ["c-1"], NOW + timedelta(days=1))
+        known, families = await store.known_callers(tx, ["c-1", "c-2", "c-9"], NOW - timedelta(days=7))
+        later, _ = await store.known_callers(tx, ["c-1"], NOW + timedelta(days=1))
+    assert families == {"c-1": "c-1", "c-2": "c-2", "c-9": "c-9"}
     assert known["c-1"].contacts == 2
     assert known["c-1"].open_cases == (case_id,)
     assert known["c-9"] == type(known["c-9"])()
@@ -184,6 +222,56 @@ def test_a_case_stands_as_the_latest_says_in_any_order(order, again):
     assert standing.told_at == NOW + timedelta(seconds=3)
 
 
+def twice_around():
+    """A case that is resolved, told and opened again, as stages tell it whose clocks disagree."""
+    first = a_case()
+    second = first.model_copy(update={"cycle": 2})
+    where = {"case_id": first.case_id, "department": "cards"}
+    held = {**where, "assignment_id": new_id()}
+    reopened = feedback.CaseReopened(
+        **where, cycle=2, reason="not_solved", prior_decision=DECISION, case=second
+    )
+    told = feedback.CustomerTold(
+        case_id=first.case_id, cycle=1, channel="sms", attempt=1, told_at=NOW, late=False
+    )
+    return [
+        stamped(recorded(first), 9),
+        stamped(routed(first), 8),  # The router's clock is fast: it says so after the result.
+        stamped(resolver.CaseDelivered(**held, accept_due=NOW), 2),
+        stamped(resolved(first), 4),
+        stamped(told, 3),
+        stamped(reopened, 12),
+        stamped(routed(second, "loans"), 11),
+        stamped(resolved(second, "loans"), 10),
+    ]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.permutations(range(8)), st.integers(1, 8), st.lists(st.integers(0, 7), max_size=4))
+def test_a_case_stands_as_the_last_of_its_life_says_whatever_the_clocks(order, upto, again):
+    events = twice_around()
+    heard = [*order[:upto], *again]
+    standing = Standing(events[0].body.case_id)
+    for index in heard:
+        note(standing, events[index])
+    last = max(set(heard) - {2}, default=2)  # Its word has no cycle: against the others time decides.
+    assert standing.state == STATES[type(events[last].body)]
+    assert standing.cycle == {2: None}.get(last, 1 if last < 5 else 2)
+
+
+async def test_the_table_of_cases_knows_the_later_word_as_its_batches_do(rig):
+    for swapped in ((3, 1), (4, 3, 1), (7, 5, 6), (1, 0), (4, 7, 3), (2, 3, 1)):
+        events = twice_around()
+        standing = Standing(events[0].body.case_id)
+        for index in swapped:
+            note(standing, events[index])
+            async with rig.database.transaction() as tx:
+                await keep(tx, [events[index]])
+        row = await rig.row("select state, cycle, department from cases where case_id = $1", standing.case_id)
+        assert tuple(row) == (standing.state, standing.cycle, standing.department), swapped
+        assert standing.state == STATES[type(events[max(swapped)].body)]
+
+
 async def test_a_recorded_case_tells_of_its_customer_once_and_whoever_corrects_it_has_the_last_word(rig):
     events = history()
     case = events[0].body.case.model_copy(update={"language": "en", "vulnerable": True})
@@ -258,6 +346,34 @@ async def test_rings_of_one_batch_see_each_other_in_the_order_of_their_time(rig)
     assert sorted((body.call_id, body.contacts) for body in noticed) == [
         ("call-1", 2), ("call-2", 3), ("call-3", 4), ("other-2", 2),
     ]  # fmt: skip
+
+
+async def merged(rig):
+    async with rig.database.session() as tx:
+        await tx.execute(
+            "insert into customers (customer_ref, merged_into)"
+            " values ('c-0', null), ('c-1', 'c-0'), ('c-2', 'c-1')"
+        )
+
+
+async def test_rings_of_merged_numbers_see_each_other_in_one_batch(rig):
+    await merged(rig)
+    await rig.take(rings(20, "call-2", "c-2"), rings(10, "call-1"), rings(30, "call-3", "c-0"))
+    noticed = [
+        intake.RepeatNoticed.parse(one.value)
+        for one in rig.log.records("intake.cases")
+        if dict(one.headers)["ce_type"] == b"intake.repeat-noticed.v1"
+    ]
+    assert sorted((body.call_id, body.contacts) for body in noticed) == [("call-2", 2), ("call-3", 3)]
+
+
+async def test_a_wish_under_one_merged_number_is_cancelled_by_a_call_from_another_in_its_batch(rig):
+    await merged(rig)
+    await rig.take(rings(0, "call-1", "c-2"))
+    wish = telephony.CallbackRequested(**at(5, "call-1"), queue="cards")
+    await rig.take(wish, rings(60, "call-2", "c-1"))
+    await rig.subscription.drain()
+    assert (await rig.row("select callback_state from calls where call_id = 'call-1'"))[0] == "cancelled"
 
 
 async def test_a_callback_wished_in_a_batch_is_cancelled_by_a_later_call_in_it(rig):

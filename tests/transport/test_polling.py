@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from chassis.batch import span
 from chassis.kafka import Subscription, apply_topics
 from chassis.message import Poison, read
-from chassis.polling import Progress, take
+from chassis.polling import FULL_ENOUGH_TO_COLLECT, MAX_BATCH, Progress, gather, take
 from chassis.transport import Refetched
 from schemas.topics import BY_NAME
 from tests.conftest import eventually
@@ -172,3 +172,32 @@ async def test_whatever_compression_a_foreign_producer_chooses_is_read(kafka, co
     await producer.stop()
     await eventually(arrived, 20, f"fifty records in {codec}")
     await subscription.stop()
+
+
+class Trickling:
+    """Has so many more records at each poll."""
+
+    def __init__(self, *counts):
+        self.counts, self.offset = list(counts), 0
+
+    async def getmany(self, *, timeout_ms, max_records):
+        count = min(self.counts.pop(0), max_records)
+        self.offset += count
+        taken = [Taken(offset) for offset in range(self.offset - count, self.offset)]
+        return {TopicPartition("t", 0): taken} if taken else {}
+
+
+@pytest.mark.parametrize(
+    ("waits", "busy", "counts", "taken"),
+    [
+        (0.0, False, (3, 5), 3),  # slack: at once
+        (0.0, True, (3, 5), 8),  # work comes faster than it is done
+        (0.001, False, (3, 5), 8),  # a stage that may let records gather
+        (0.001, True, (MAX_BATCH, 5), MAX_BATCH),  # full
+        (0.001, True, (0, 5), 0),  # nothing to wait with
+    ],
+)
+async def test_records_gather_where_that_spares_polls(waits, busy, counts, taken):
+    progress = Progress(0.0, 0.0, busy=busy, gather=waits)
+    assert len(await gather(Trickling(*counts), progress)) == taken
+    assert progress.busy == (taken > FULL_ENOUGH_TO_COLLECT)
