@@ -6,6 +6,7 @@ reach, 4 blind: nobody can say.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -18,7 +19,8 @@ from cli.verbs import BLIND, FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
 lost_app = typer.Typer(help="Handoffs that are proved to be lost.", no_args_is_help=True)
 dead_app = typer.Typer(help="Records that could not be handled.", no_args_is_help=True)
 group_app = typer.Typer(help="Consumer groups.", no_args_is_help=True)
-audit_app = typer.Typer(help="What operators did.", no_args_is_help=True)
+canary_app = typer.Typer(help="Losses on purpose: is the observer awake?", no_args_is_help=True)
+audit_app = typer.Typer(help="What operators did; the ledger itself, checked.", no_args_is_help=True)
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID…", help="Event ids.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept for ever.", prompt=True)]
@@ -33,9 +35,11 @@ def register(app: typer.Typer) -> None:
     app.command()(lag)
     app.command()(redrive)
     app.command()(waive)
+    app.command()(trace)
     app.add_typer(lost_app, name="lost")
     app.add_typer(dead_app, name="dead")
     app.add_typer(group_app, name="group")
+    app.add_typer(canary_app, name="canary")
     app.add_typer(audit_app, name="audit")
 
 
@@ -205,6 +209,20 @@ def _explained(ids: Sequence[str], folder: Any, json: bool, *, by_hand: bool, ch
     raise typer.Exit(PROBLEM if lost else BLIND if blind else FINE)
 
 
+def trace(
+    event: Annotated[str, typer.Argument(metavar="EVENT-ID", help="An event's id.")],
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """One event's causes and effects: where each lies, how long each took, who had it; what is missing."""
+    from cli import trace as arrows
+    from cli.world import World
+
+    found = run(arrows.trace(World(folder).place(), event))
+    show.as_json(found.as_json()) if json else show.trace(found)
+    raise typer.Exit(PROBLEM if found.lost else BLIND if found.blind else FINE)
+
+
 # ------------------------------------------------------------------ mending
 
 
@@ -282,15 +300,29 @@ def _end(verb: str, ids: Sequence[str], reason: str, by: str, folder: Any, json:
 
 @dead_app.command("list")
 def dead_list(
-    folder: Folder = UP, limit: Annotated[int, typer.Option(min=1)] = 200, json: Json = False
+    each: Annotated[bool, typer.Option("--each", help="One by one, not by what is wrong with them.")] = False,
+    limit: Annotated[int, typer.Option(min=1)] = 10_000,
+    folder: Folder = UP,
+    json: Json = False,
 ) -> None:
-    """Every dead letter that was neither sent again nor discarded."""
-    from cli import ledger
+    """Dead letters that were neither sent again nor discarded, by what is wrong with them."""
+    from cli import ledger, mend
+    from cli.world import World
 
-    def code(seen: Any) -> int:
-        return PROBLEM if seen.dead else BLIND if seen.blind else FINE
+    async def work() -> tuple[Any, list[dict[str, Any]]]:
+        place = World(folder).place()
+        async with ledger.session(place) as tx:
+            seen, rows = await ledger.overview(tx), await ledger.listed(tx, [ledger.DEAD], limit=limit)
+        return seen, await mend.with_letters(place, rows)
 
-    _listing([ledger.DEAD], "", limit, folder, code, json=json)
+    seen, rows = run(work())
+    kinds = mend.alike(rows)
+    if json:
+        show.as_json({**seen.as_json(), "kinds": kinds, "handoffs": rows})
+    else:
+        show.banner(seen)
+        show.letters(rows) if each else show.kinds(kinds)
+    raise typer.Exit(PROBLEM if seen.dead else BLIND if seen.blind else FINE)
 
 
 @dead_app.command("show")
@@ -302,7 +334,7 @@ def dead_show(ids: Ids, folder: Folder = UP, json: Json = False) -> None:
     async def work() -> list[dict[str, Any]]:
         place = World(folder).place()
         found = await mend.found_or_raise(place, ids, (ledger.DEAD,))
-        return [{**one, "letter": mend.shown_letter(await mend.letter_of(place, one))} for one in found]
+        return await mend.with_letters(place, found)
 
     found = run(work())
     show.as_json(found) if json else show.letters(found)
@@ -374,6 +406,64 @@ def group_skip(
     raise typer.Exit(PROBLEM if refused else FINE)
 
 
+@group_app.command("pause")
+def group_pause(
+    group: Annotated[str, typer.Argument(help="The stage's consumer group, for example router.")],
+    reason: Reason,
+    by: By = "",
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Have a stage take no new records until it is resumed.
+
+    What comes meanwhile waits: late, not lost. What was decided is still sent. A restart changes nothing.
+    """
+    from cli import pause
+
+    _followed(lambda place, operator: pause.pause(place, group, operator), reason, by, folder, json)
+
+
+@group_app.command("resume")
+def group_resume(
+    group: Annotated[str, typer.Argument(help="The stage's consumer group, for example router.")],
+    reason: Why = "",
+    by: By = "",
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Let a paused stage go on where it was."""
+    from cli import pause
+
+    _followed(lambda place, operator: pause.resume(place, group, operator), reason, by, folder, json)
+
+
+def _followed(act: Any, reason: str, by: str, folder: Any, json: bool) -> None:  # noqa: FBT001
+    from cli import mend
+    from cli.world import World
+
+    try:
+        done = run(act(World(folder).place(), mend.Operator.named(by, reason)))
+    except mend.Refused as error:
+        raise typer.Exit(say("refused", str(error), "hotline group --help", USAGE)) from None
+    show.as_json(done.as_json()) if json else show.followed(done)
+    raise typer.Exit(FINE if done.done else PROBLEM)
+
+
+@canary_app.command("run")
+def canary_run(
+    within: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the verdict.")] = 10.0,
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Drop a handoff on purpose, now, and wait until the observer names it; it counts in no figure."""
+    from cli import canary
+    from cli.world import World
+
+    sung = run(canary.sing(World(folder).place(), within))
+    show.as_json(sung.as_json()) if json else show.sung(sung)
+    raise typer.Exit(FINE if sung.flagged else BLIND if sung.blind else PROBLEM)
+
+
 @audit_app.command("verify")
 def audit_verify(folder: Folder = UP, json: Json = False) -> None:
     """Check that nobody has changed or removed what operators did, and the observer has carried out."""
@@ -383,6 +473,34 @@ def audit_verify(folder: Folder = UP, json: Json = False) -> None:
     else:
         show.lines(faults or [f"{len(chain)} actions, every link holds"])
     raise typer.Exit(PROBLEM if faults else FINE)
+
+
+@audit_app.command("scrub")
+def audit_scrub(
+    hours: Annotated[float, typer.Option(min=0.01, max=336, help="So many hours back from now.")] = 24.0,
+    folder: Folder = UP,
+    json: Json = False,
+) -> None:
+    """Read the last hours of all topics again into an empty ledger, and compare it with the stored one.
+
+    Finds what the observer cannot see: records that vanished after it had read them, rows that were changed.
+    """
+    from cli import ledger
+    from cli.world import OBSERVER, World, connected
+    from observer.scrub import Scrub, Scrubber
+
+    async def work() -> Scrub:
+        place = World(folder).place()
+        async with ledger.session(place):
+            pass  # says so where there is no ledger
+        async with connected(place, OBSERVER) as database:
+            return await Scrubber(place.kafka, database.session).run(hours)
+
+    # It takes a core for a while: whoever else needs one goes first.
+    os.nice(10)
+    found = run(work())
+    show.as_json(found.as_json()) if json else show.scrub(found)
+    raise typer.Exit(PROBLEM if found.differences else BLIND if found.behind else FINE)
 
 
 @audit_app.command("list")

@@ -55,6 +55,15 @@ class Overview:
             "dead_lettered": self.dead,
             "canary": self.document.get("canary"),
             "pending": self.document.get("pending"),
+            "paused": self.paused,
+        }
+
+    @property
+    def paused(self) -> dict[str, dict[str, Any]]:
+        """The groups that an operator has paused: who, since when, why."""
+        return {
+            group: {"by": entry["by"], "since": moment(entry["since_ms"]), "reason": entry["reason"]}
+            for group, entry in self.document.get("paused", {}).items()
         }
 
     @property
@@ -136,7 +145,7 @@ async def listed(
         group,
         WAITING in states,
     )
-    return [_shown(row) for row in rows]
+    return [shown(row) for row in rows]
 
 
 def edge_named(asked: str) -> str | None:
@@ -157,7 +166,8 @@ def _word(row: Any) -> str:
     return LATE if (row["committed"] or 0) <= row["record_offset"] else State.OPEN.value
 
 
-def _shown(row: Any) -> dict[str, Any]:
+def shown(row: Any) -> dict[str, Any]:
+    """Write a row of handoffs (with its group's commit) as screens and scripts show it."""
     return {
         "event_id": event_id_of(row),
         "key": row["key"].hex(),
@@ -191,7 +201,7 @@ async def find(tx: Tx, asked: str) -> list[dict[str, Any]]:
         " where h.key = any($1::bytea[]) order by h.edge",
         list(keys),
     )
-    return [_shown(row) for row in rows]
+    return [shown(row) for row in rows]
 
 
 async def verdicts_of(tx: Tx, handoff: Mapping[str, Any]) -> list[dict[str, Any]]:

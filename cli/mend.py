@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import getpass
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from hashlib import blake2b
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from chassis.clock import monotonic
@@ -22,6 +24,7 @@ from cli.world import NotFound, Place, World, connected
 from observer import actions
 from observer.headers import key_of
 from observer.ledger import LOST, State
+from observer.reading import ID_REUSED
 from schemas.envelope import BY_WIRE
 from schemas.topics import BY_NAME, STAGES
 
@@ -66,11 +69,12 @@ async def redrive(
     """
     place = world.place()
     records = await _records(world, place, [one for one in handoffs if one["state"] not in _CANNOT])
+    letters = await letters_of(place, [one for one in handoffs if one["state"] == ledger.DEAD])
     lines: list[dict[str, Any]] = []
     sent: list[tuple[dict[str, Any], Record]] = []
     for handoff in handoffs:
         about, record = _about(handoff), records.get(_where(handoff))
-        why = _CANNOT.get(handoff["state"]) or _why_not(handoff, record)
+        why = _CANNOT.get(handoff["state"]) or _why_not(handoff, record, letters)
         lines.append({**about, "sent": why is None and not dry_run, "why_not": why})
         if why is None and record is not None:
             sent.append((about, record))
@@ -104,9 +108,15 @@ def _again(record: Record, mark: tuple[str, bytes]) -> Outgoing:
     return Outgoing(record.topic, record.key or b"", record.value, headers)
 
 
-def _why_not(handoff: Mapping[str, Any], record: Record | None) -> str | None:
+def _why_not(handoff: Mapping[str, Any], record: Record | None, letters: Letters) -> str | None:
     if record is None:
         return "its bytes are gone from the topic and are not in quarantine"
+    letter = letters.get(_where(handoff))
+    if letter is not None and letter["reason"] == ID_REUSED:
+        return (
+            "its id was used before for other content, so it would only come back: have its writer send it"
+            " under an id of its own, and `hotline dead discard`"
+        )
     found = read(record, BY_WIRE) if handoff["state"] == ledger.DEAD else None
     if not isinstance(found, Poison):
         return None
@@ -183,18 +193,71 @@ def _bytes(text: str | None) -> bytes | None:
     return None if text is None else base64.b64decode(text)
 
 
-async def letter_of(place: Place, handoff: Mapping[str, Any]) -> Any:
-    """Read a dead letter of a handoff from its group's quarantine; None when there is none."""
-    if handoff["group"] not in STAGES:
-        return None
-    async with connected(place, handoff["group"]) as database, database.session() as tx:
-        return await tx.fetchrow(
-            "select quarantine_id, reason, explanation, first_seen, sealed from quarantine"
-            " where topic = $1 and partition = $2 and record_offset = $3",
-            handoff["topic"],
-            handoff["partition"],
-            handoff["offset"],
-        )
+Letters: TypeAlias = Mapping[tuple[str, Partition, int], Any]
+"""Rows of quarantines, by group and by where the record lies."""
+
+
+async def letters_of(place: Place, handoffs: Sequence[Mapping[str, Any]]) -> Letters:
+    """Read the dead letters of handoffs from their groups' quarantines; what is not there is absent."""
+    found: dict[tuple[str, Partition, int], Any] = {}
+    for stage in STAGES:
+        wanted = [(*at, offset) for group, at, offset in map(_where, handoffs) if group == stage]
+        if not wanted:
+            continue
+        async with connected(place, stage) as database, database.session() as tx:
+            if await tx.fetchval("select to_regclass('quarantine')") is None:
+                continue
+            rows = await tx.fetch(
+                "select topic, partition, record_offset, quarantine_id, reason, explanation, first_seen"
+                " from quarantine join unnest($1::text[], $2::int[], $3::bigint[]) as x(t, p, o)"
+                " on topic = t and partition = p and record_offset = o",
+                *columns(wanted, 3),
+            )
+        for row in rows:
+            found[stage, Partition(row["topic"], row["partition"]), row["record_offset"]] = row
+    return found
+
+
+async def with_letters(place: Place, handoffs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give dead handoffs with what their quarantines say of them; `letter` is None where there is nothing."""
+    letters = await letters_of(place, handoffs)
+    return [{**one, "letter": _shown_letter(letters.get(_where(one)))} for one in handoffs]
+
+
+def alike(dead: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Put dead letters with the same fault together, the most first, each kind with one for an example.
+
+    The same fault: of one group, for one reason, with one explanation but for its numbers and ids.
+    """
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for one in dead:
+        kinds.setdefault(_fingerprint(one), []).append(one)
+    return [
+        {
+            "fingerprint": fingerprint,
+            "group": ones[0]["group"],
+            "reason": _said_of(ones[0], "reason"),
+            "explanation": _said_of(ones[0], "explanation"),
+            "count": len(ones),
+            "first": min(str(one["at"]) for one in ones),
+            "last": max(str(one["at"]) for one in ones),
+            "example": {name: ones[0][name] for name in ("event_id", "topic", "partition", "offset")},
+        }
+        for fingerprint, ones in sorted(kinds.items(), key=lambda kind: (-len(kind[1]), kind[0]))
+    ]
+
+
+_CHANGING = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|\d+")
+
+
+def _fingerprint(one: Mapping[str, Any]) -> str:
+    explained = _CHANGING.sub("#", _said_of(one, "explanation"))
+    text = "|".join((one["group"], _said_of(one, "reason"), explained))
+    return blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _said_of(one: Mapping[str, Any], name: str) -> str:
+    return str(one["letter"][name]) if one["letter"] else "not in quarantine"
 
 
 async def end(
@@ -341,7 +404,7 @@ async def found_or_raise(
     return found
 
 
-def shown_letter(letter: Any) -> dict[str, Any] | None:
+def _shown_letter(letter: Any) -> dict[str, Any] | None:
     """Write a quarantine row without its bytes."""
     if letter is None:
         return None

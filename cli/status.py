@@ -14,10 +14,12 @@ from typing import Any
 from chassis.clock import monotonic
 from chassis.faults import Misconfigured, Transient, is_transient
 from chassis.kafka import Offsets, check_topics
+from chassis.pause import Pause
 from chassis.postgres import Database
 from chassis.transport import Place
 from cli import ledger
 from cli.own_files import own_files
+from cli.pause import pauses
 from cli.verbs import BLIND, FINE, PROBLEM
 from cli.world import BESIDE, DOOR, LESSONS, OBSERVER, CannotReach, World
 from schemas.topics import DEPARTMENTS, STAGES, TOPICS, inputs_of
@@ -33,7 +35,7 @@ async def overview(world: World) -> dict[str, Any]:
     return {
         "folder": str(world.folder),
         "stack": stack_status(world),
-        "stages": await stage_status(world, lags),
+        "stages": await stage_status(world, lags, await _pauses(world)),
         "observer": await observer_status(world),
         "door": await door_status(world, lags),
         "lessons": await lessons_status(world),
@@ -92,30 +94,44 @@ def _lag(
     return sum(max(0, ends[place] - max(commits.get(place, 0), starts[place])) for place in mine)
 
 
-async def stage_status(world: World, lags: Mapping[str, int | None]) -> dict[str, Any]:
-    """Say of each stage whether it runs, is ready, moves, and how many records wait for it."""
+async def _pauses(world: World) -> Mapping[str, Pause]:
+    """Tell which stages an operator has paused; none where nobody can say."""
+    try:
+        return await pauses(world.place())
+    except Exception as error:
+        if not (isinstance(error, CannotReach) or is_transient(error)):
+            raise
+        return {}
+
+
+async def stage_status(
+    world: World, lags: Mapping[str, int | None], paused: Mapping[str, Pause]
+) -> dict[str, Any]:
+    """Say of each stage whether it runs, is ready, moves, is paused, and how many records wait for it."""
     stages = {}
     for stage in STAGES:
         health, pid, lag = await world.health(stage), world.pid_of(stage), lags[stage]
+        pause = paused.get(stage)
         stages[stage] = {
             "pid": pid,
             "ready": bool(health.get("ready")),
             "waiting_for": health.get("waiting_for", {}),
             "lag": lag,
             "handled": health.get("handled"),
-            "state": _word(pid, health, lag),
+            "state": _word(pid, health, lag, pause),
+            "paused": pause.as_json() if pause else None,
             "log": str(world.folder / f"{stage}.log"),
         }
     return stages
 
 
-def _word(pid: int | None, health: dict[str, Any], lag: int | None) -> str:
+def _word(pid: int | None, health: dict[str, Any], lag: int | None, pause: Pause | None) -> str:
     if pid is None:
         return "stopped"
-    if not health:
-        return "not answering"
     if not health.get("ready"):
-        return "waiting"
+        return "waiting" if health else "not answering"
+    if pause is not None:
+        return "paused" if "paused_since" in health else "pausing"
     if lag is None:
         return "unknown"
     if lag and health.get("last_commit_s", 0) > 30:

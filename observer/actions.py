@@ -13,6 +13,8 @@ from chassis.postgres import Tx
 
 ENDING = frozenset({"waive", "discard"})
 """Verbs that end a watched handoff; the observer carries them out."""
+PAUSE, RESUME = "pause", "resume"
+"""Verbs that stop a group and let it go on; the row in its stage's schema is what the stage itself obeys."""
 _LOCK = 0x616374696F6E73  # "actions": one appends at a time
 _BEGINNING = "0" * 64
 APPLIED = ("operator.actions", 0)
@@ -37,6 +39,15 @@ class Action:
     reason: str
     before: str
     hash: str
+
+    @property
+    def groups(self) -> list[str]:
+        """The consumer groups that it is about, where it is about whole groups."""
+        return [
+            entry["group"]
+            for entry in json.loads(self.target)
+            if isinstance(entry, dict) and "group" in entry and "key" not in entry
+        ]
 
     @property
     def targets(self) -> list[Target]:
@@ -82,6 +93,29 @@ async def after(tx: Tx, number: int) -> list[Action]:
         number,
     )
     return [Action(*row.values()) for row in rows]
+
+
+async def paused(tx: Tx) -> dict[str, Action]:
+    """Tell which groups are paused, each with the action that paused it."""
+    rows = await tx.fetch(
+        "select number, at_ms, actor, verb, target, reason, before, hash from actions"
+        " where verb = $1 or verb = $2 order by number",
+        PAUSE,
+        RESUME,
+    )
+    found: dict[str, Action] = {}
+    for row in rows:
+        note_pause(found, Action(*row.values()))
+    return found
+
+
+def note_pause(paused: dict[str, Action], action: Action) -> None:
+    """Bring what is known of paused groups up to date with one more action, in order."""
+    for group in action.groups:
+        if action.verb == PAUSE:
+            paused[group] = action
+        elif action.verb == RESUME:
+            paused.pop(group, None)
 
 
 async def last_applied(tx: Tx) -> int:

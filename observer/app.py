@@ -30,7 +30,7 @@ from observer.canary import Canary
 from observer.contract import Contract, contract_of
 from observer.deferred import Deferred
 from observer.gauges import Gauges
-from observer.lag import Lag, LagWatch, ReadingLag
+from observer.lag import Lag, LagWatch, ReadingLag, paused
 from observer.ledger import UPSTREAM, Ledger, State, Verdict
 from observer.metrics import ObserverMetrics
 from observer.reading import Desk
@@ -107,9 +107,11 @@ class Observer:
         self._blinded_writers: set[str] = set()
         self._blind_since: dict[str, int] = {}
         self._kept_ms: dict[str, int] = {}
+        self._by_size: set[str] = set()
         self._compacted: dict[str, int] = {}
         self._reading = ReadingLag()
         self._action = 0
+        self._paused: dict[str, actions.Action] = {}
         self._looked = self._pruned = self._judged = 0.0
         self._backlog = True
 
@@ -176,6 +178,7 @@ class Observer:
             self._token = await store.take_over(tx)
             restored = await store.restore(tx, self._contract, self._deferred, epoch_ms())
             self._action = await actions.last_applied(tx)
+            self._paused = await actions.paused(tx)
             self._blind_since = await store.blind_topics(tx)
         self.ledger.restore(restored.handoffs, restored.effects, restored.commits)
         self._sequences.restore(restored.counts)
@@ -440,6 +443,7 @@ class Observer:
             decided = await actions.after(tx, self._action)
         for action in decided:
             self._action = action.number
+            actions.note_pause(self._paused, action)
             if action.verb in actions.ENDING:
                 for target in action.targets:
                     self.ledger.waive(target.group, target.key, now_ms)
@@ -481,9 +485,15 @@ class Observer:
         self._gauges.show(document, self._lags, overdue, behind, now_ms)
 
     async def _look_at_topics(self, now_ms: int) -> None:
-        """Ask Kafka how long it keeps each topic, and which it compacts: there silence proves nothing."""
+        """Ask Kafka how long it keeps each topic, and which it compacts: there silence proves nothing.
+
+        A limit by size deletes when enough has come: nobody can tell when that is.
+        """
         found = await self._offsets.settings(AUDITED)
         self._kept_ms = {topic: int(settings["retention.ms"]) for topic, settings in found.items()}
+        self._by_size = {
+            topic for topic, settings in found.items() if int(settings.get("retention.bytes", "-1")) >= 0
+        }
         compacted = [topic for topic, settings in found.items() if "compact" in settings["cleanup.policy"]]
         self._compacted = {topic: self._compacted.get(topic, now_ms) for topic in compacted}
 
@@ -500,11 +510,14 @@ class Observer:
             return times[place].at(offset) if place in times else None
 
         first = {place: times[place].first or 0 for place in ends if place in times}
-        return self._watch.observe(
+        lags = self._watch.observe(
             group, commits, ends, self._starts, age, now_ms, self._retention_ms, self._positions, first
         )
+        return list(map(paused, lags)) if group in self._paused else lags
 
-    def _retention_ms(self, topic: str) -> int:
+    def _retention_ms(self, topic: str) -> int | None:
+        if topic in self._by_size:
+            return None
         return self._kept_ms.get(topic, BY_NAME[topic].retention_ms)
 
     def _forget_times(self, groups: dict[str, dict[Place, int]]) -> None:
@@ -534,7 +547,14 @@ class Observer:
             "blind": self._blind(blind_ranges, now_ms),
             "edges": edges,
             "overdue": [[edge, department, count] for (edge, department), count in overdue.items()],
-            "lag": [lag.as_json() for lag in self._lags],
+            "lag": [
+                {**lag.as_json(), "kept_by_size": lag.place.topic in self._by_size} for lag in self._lags
+            ],
+            "kept_by_size": sorted(self._by_size),
+            "paused": {
+                group: {"by": action.actor, "since_ms": action.at_ms, "reason": action.reason}
+                for group, action in self._paused.items()
+            },
             "behind_records": sum(
                 max(0, end - self._positions.get(place, 0)) for place, end in self._ends.items()
             ),

@@ -34,8 +34,8 @@ class Canary:
         self.detection_ms: int | None = None
         self._log = get_logger(part="canary")
 
-    async def sing(self) -> None:
-        """Publish one song and commit past it; raises Transient."""
+    async def sing(self) -> str:
+        """Publish one song and commit past it; gives its id; raises Transient."""
         uid = new_id()
         now = utc_now()
         body = CanarySung(song=str(uid), sung_at=now)
@@ -44,6 +44,7 @@ class Canary:
         ends = await self.offsets.highs([_PLACE])
         await commit_for(self._connection, CANARY_GROUP, ends)
         self._sung[key_of(str(uid).encode())] = epoch_ms()
+        return str(uid)
 
     async def sing_every(self, seconds: float) -> None:
         """Sing until cancelled; a fault of the infrastructure puts a song off, and the gap tells."""

@@ -104,6 +104,7 @@ class Gauges:
                 for reason, since_ms in document["blocked"].get(topic, {}).items()
             }
             metrics.blocked(topic, {READING: 0, **waited})
+        metrics.kept_by_size(document["kept_by_size"])
         metrics.blind(document["blind_ranges"])
         metrics.last_pass.set(now_ms / 1000)
         canary = document["canary"]

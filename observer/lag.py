@@ -9,7 +9,7 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -37,6 +37,7 @@ class Word(StrEnum):
     REWOUND = "rewound"
     NO_COMMIT = "no commit"
     STALLED = "stalled"
+    PAUSED = "paused"
     BLIND = "blind"
     NO_LEADER = "no leader"
     STOPPED = "stopped"
@@ -138,8 +139,8 @@ class Lag:
     """How far behind a group is on one partition; offsets, records, and milliseconds. None: cannot say.
 
     `drain_eta_ms` is None too while the backlog does not shrink, `retention_headroom_ms` while nothing
-    waits or the topic keeps its records for ever; `commit_age_ms` counts from the commit's last move
-    that this watcher has seen.
+    waits, the topic keeps its records for ever, or a limit by size may delete them sooner;
+    `commit_age_ms` counts from the commit's last move that this watcher has seen.
     """
 
     group: str
@@ -167,6 +168,11 @@ class Lag:
             "retention_headroom_s": _seconds(self.retention_headroom_ms),
             "word": self.word.value,
         }
+
+
+def paused(lag: Lag) -> Lag:
+    """Say that a group stands because an operator has paused it; what nobody sees stays unseen."""
+    return lag if lag.word in (Word.BLIND, Word.NO_LEADER) else replace(lag, word=Word.PAUSED)
 
 
 def worst(lags: Iterable[Lag]) -> Word:
@@ -255,15 +261,16 @@ class LagWatch:
         starts: Mapping[Place, int],
         ages: Callable[[Place, int], int | None],
         now_ms: int,
-        retention_ms: Callable[[str], int],
+        retention_ms: Callable[[str], int | None],
         read_to: Mapping[Place, int],
         read_from: Mapping[Place, int] = MappingProxyType({}),
     ) -> list[Lag]:
         """Say how far behind a group is on each place of `ends`; None there: it has no leader.
 
         `commits` must have been read before `ends`. `ages` gives the append time (ms) of the first
-        record at or after an offset. The watcher has read everything in `read_from`..`read_to`; a place
-        missing in `read_from` was read from the log's start on.
+        record at or after an offset; `retention_ms` is None for a topic with a limit by size. The watcher
+        has read everything in `read_from`..`read_to`; a place missing in `read_from` was read from the
+        log's start on.
         """
         lags = []
         for place, end in ends.items():
@@ -291,7 +298,7 @@ class LagWatch:
                     end - position if waits else 0,
                     age,
                     _drain_eta(course, sight) if waits else 0,
-                    max(0, kept_ms - age) if waits and age is not None and kept_ms >= 0 else None,
+                    _headroom(kept_ms, age) if waits else None,
                     None if course is None else max(0, now_ms - course.moved_ms),
                     _word(course, sight) if waits else Word.OK,
                 )
@@ -318,6 +325,12 @@ def _word(course: _Course | None, sight: _Sight) -> Word:
 def _drain_eta(course: _Course | None, sight: _Sight) -> int | None:
     gained, span = course.gain(sight) if course is not None else (0, 0)
     return (sight.end - sight.position) * span // gained if gained > 0 and span > 0 else None
+
+
+def _headroom(kept_ms: int | None, age_ms: int | None) -> int | None:
+    if kept_ms is None or kept_ms < 0 or age_ms is None:
+        return None
+    return max(0, kept_ms - age_ms)
 
 
 def _seconds(ms: int | None) -> float | None:

@@ -272,11 +272,28 @@ class Ledger:
                 self._died(owner, handoff, said.event_id, said.at_ms)
             return  # else it was sent again and answered, and that was read first
         if key not in owner.early:
-            effect = Effect(key, group, State.DEAD_LETTERED, at, offset, said.at_ms, said.event_id)
-            owner.early[key] = effect
-            owner.letters += 1
-            owner.fresh_early.append(effect)
-            self._changes.early.append(effect)
+            self._keep_letter(owner, key, source, said)
+
+    def take_reuse(self, group: str, source: tuple[Place, int], said: Said) -> None:
+        """Note that a group has put aside other content that came under the id of an event it had handled.
+
+        The event stays what it is. What was put aside is a dead letter of its own, named by its place.
+        """
+        owner = self._groups.get(group)
+        if owner is None:
+            return
+        (at, offset), copy = source, owner.open.get(key_of(said.cause))
+        if copy is not None and (copy.place, copy.offset) == source:
+            owner.close(copy.key)  # taken for an event of its own, because the first one is settled and gone
+            self.settle(copy, State.DISCHARGED, b"", said.at_ms)
+        self._keep_letter(owner, _named_reuse(at, offset), source, said)
+
+    def _keep_letter(self, owner: _Group, key: bytes, source: tuple[Place, int], said: Said) -> None:
+        effect = Effect(key, owner.name, State.DEAD_LETTERED, *source, said.at_ms, said.event_id)
+        owner.early[key] = effect
+        owner.letters += 1
+        owner.fresh_early.append(effect)
+        self._changes.early.append(effect)
 
     def _died(self, group: _Group, handoff: Handoff, answer: bytes, at_ms: int) -> None:
         group.close(handoff.key)
@@ -579,13 +596,17 @@ class Ledger:
             )
         return found
 
+    def watched(self) -> Iterator[Handoff]:
+        """Give what is lost or dead lettered."""
+        for group in self._groups.values():
+            yield from group.watched.values()
+
     def watched_by_edge(self) -> dict[tuple[str, State], int]:
         """Count what is lost or dead lettered on each edge."""
         found: dict[tuple[str, State], int] = {}
-        for group in self._groups.values():
-            for handoff in group.watched.values():
-                what = (handoff.owed.edge, handoff.state)
-                found[what] = found.get(what, 0) + 1
+        for handoff in self.watched():
+            what = (handoff.owed.edge, handoff.state)
+            found[what] = found.get(what, 0) + 1
         return found
 
 
@@ -596,6 +617,11 @@ def _at(handoffs: Iterable[Handoff], place: Place, offset: int) -> Handoff | Non
 def _named(place: Place, offset: int) -> bytes:
     """The key under which a letter goes whose record has no readable id."""
     return key_of(f"{place.topic}/{place.partition}/{offset}".encode())
+
+
+def _named_reuse(place: Place, offset: int) -> bytes:
+    """The key of a letter about a record under another one's id: no event and no other letter has it."""
+    return key_of(f"{place.topic}/{place.partition}/{offset} under a used id".encode())
 
 
 def _lost(handoff: Handoff, barrier: Barrier) -> State:
@@ -615,5 +641,6 @@ def _without_cause(effect: Effect, barrier: Barrier) -> Verdict:
     owed = Owed(f"{'unreadable' if dead else 'nobody'}→{effect.group}", effect.group)
     handoff = Handoff(effect.key, effect.place, effect.offset, effect.at_ms, owed, effect.parts, effect.total)
     if dead:
-        return Verdict(handoff, State.DEAD_LETTERED, -1, barrier, "a record that the contract does not know")
+        note = "put aside without a handoff of its own: unreadable, unknown, or under an id that was used"
+        return Verdict(handoff, State.DEAD_LETTERED, -1, barrier, note)
     return Verdict(handoff, State.ORPHAN, -1, barrier, "its cause is on no topic that the group reads")

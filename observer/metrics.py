@@ -15,6 +15,7 @@ STATUSES = (
     "catching up",
     "falling behind",
     "stalled",
+    "paused",
     "stopped",
     "rewound",
     "no commit",
@@ -78,6 +79,11 @@ class ObserverMetrics:
             "pipeline_retention_headroom_seconds",
             "Time until retention deletes the oldest record that is not committed",
             ["group", "topic"],
+        )
+        self.limited_by_size = gauge(
+            "pipeline_retention_limited_by_size",
+            "1 where a limit by size may delete records at any time, whatever the time says",
+            ["topic"],
         )
 
     def _count_handoffs(self) -> None:
@@ -174,6 +180,12 @@ class ObserverMetrics:
     def headroom(self, group: str, topic: str, seconds: float | None) -> None:
         """Say how long retention leaves a group's oldest record; None when it is not known."""
         _show(self.retention_headroom, seconds, group, topic)
+
+    def kept_by_size(self, topics: Iterable[str]) -> None:
+        """Say which topics have a limit by size; no other has."""
+        limited = set(topics)
+        for topic in self._topics:
+            self.limited_by_size.labels(topic).set(topic in limited)
 
     def overdue(self, edge: str, by_department: Mapping[str, int]) -> None:
         """Say how many handoffs of an edge are overdue; a department that is not named has none."""

@@ -19,6 +19,8 @@ from schemas.envelope import BY_BODY, Body
 from schemas.topics import BY_NAME
 
 B = TypeVar("B", bound=Body)
+ID_REUSED = "id_reuse"
+"""Why a letter is about other content under the id of an event that was handled (`chassis/batch.py`)."""
 _NOWHERE = Place("", -1)
 
 
@@ -95,7 +97,11 @@ class Desk:
     def _letter(self, _: Place, said: Said, record: Record) -> None:
         body = _parsed(operations.LetterDied, record)
         if body is not None:
-            self._ledger.take_letter(body.group, (Place(body.topic, body.partition), body.offset), said)
+            source = Place(body.topic, body.partition), body.offset
+            if body.reason == ID_REUSED:
+                self._ledger.take_reuse(body.group, source, said)
+            else:
+                self._ledger.take_letter(body.group, source, said)
 
     def _watermark(self, _: Place, said: Said, record: Record) -> None:
         body = _parsed(operations.WatermarkPassed, record)

@@ -31,6 +31,7 @@ class Topic:
         return {
             "cleanup.policy": "delete",
             "retention.ms": str(self.retention_ms),
+            "retention.bytes": "-1",  # a limit by size deletes at a time that nobody can tell
             "message.timestamp.type": "LogAppendTime",
             "max.message.bytes": str(1 << 20),
         }

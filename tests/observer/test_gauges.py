@@ -16,7 +16,8 @@ NOW_MS = 1_790_000_000_000
 
 def _document(**more):
     canary = {"flagged_ms": None, "detection_ms": None}
-    return {"edges": {}, "blocked": {}, "blind_ranges": [], "canary": canary, **more}
+    nothing = {"edges": {}, "blocked": {}, "blind_ranges": [], "kept_by_size": []}
+    return {**nothing, "canary": canary, **more}
 
 
 @pytest.fixture
@@ -45,6 +46,14 @@ def test_records_that_could_not_be_read_are_shown_and_are_gone_when_nobody_lists
     assert _value(metrics, "handoff_audit_blind_records") == 8
     gauges.show(_document(), [], {}, {}, NOW_MS)
     assert _value(metrics, "handoff_audit_blind_records") == 0
+
+
+def test_a_limit_by_size_is_shown_as_long_as_there_is_one(metrics):
+    gauges, name = Gauges(metrics), "pipeline_retention_limited_by_size"
+    gauges.show(_document(kept_by_size=["router.cases"]), [], {}, {}, NOW_MS)
+    assert (_value(metrics, name), _value(metrics, name, "intake.cases")) == (1, 0)
+    gauges.show(_document(), [], {}, {}, NOW_MS)
+    assert _value(metrics, name) == 0
 
 
 def test_a_topic_that_was_made_anew_is_shown_too(metrics):

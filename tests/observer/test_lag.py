@@ -3,6 +3,7 @@
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chassis.transport import Place
-from observer.lag import SEVERITY, AppendTimes, Lag, LagWatch, Word, worst
+from observer.lag import SEVERITY, AppendTimes, Lag, LagWatch, Word, paused, worst
 
 PLACE = Place("intake.cases", 0)
 WEEK_MS = 7 * 86_400_000
@@ -38,7 +39,7 @@ class Model:
         first = self.start if self.read_from is None else self.read_from
         return self.times[offset] if first <= offset < len(self.times) - self.unread else None
 
-    def observe(self, now_ms: int, retention_ms: int = WEEK_MS) -> Lag:
+    def observe(self, now_ms: int, retention_ms: int | None = WEEK_MS) -> Lag:
         end = len(self.times) + self.markers
         [lag] = self.watch.observe(
             "router",
@@ -356,6 +357,7 @@ def test_retention_headroom_is_what_the_oldest_record_has_left():
     assert model.observe(T0 + 5050, retention_ms=8000).retention_headroom_ms == 3000
     assert model.observe(T0 + 9050, retention_ms=8000).retention_headroom_ms == 0
     assert model.observe(T0 + 9050, retention_ms=-1).retention_headroom_ms is None
+    assert model.observe(T0 + 9050, retention_ms=None).retention_headroom_ms is None, "by size"
 
 
 def test_commit_age_counts_from_the_last_move_that_was_seen():
@@ -389,10 +391,17 @@ def test_a_lag_is_shown_in_seconds():
     }
 
 
+@pytest.mark.parametrize("word", list(Word))
+def test_a_paused_group_stands_because_it_is_paused_unless_nobody_can_see(word):
+    lag = paused(replace(idle(commit=9).observe(T0), word=word))
+    assert lag.word is (word if word in (Word.BLIND, Word.NO_LEADER) else Word.PAUSED)
+
+
 def test_the_word_of_a_group_is_its_worst():
     lags = [idle(commit=100).observe(T0), idle(commit=None).observe(T0 + 5000), idle(commit=9).observe(T0)]
     assert worst(lags) is Word.NO_COMMIT
-    assert sorted(SEVERITY, key=SEVERITY.get)[::8] == [Word.OK, Word.STOPPED]
+    ranked = sorted(SEVERITY, key=SEVERITY.get)
+    assert (ranked[0], ranked[-1]) == (Word.OK, Word.STOPPED)
 
 
 def test_memory_stays_the_same_however_long_and_often_one_watches():

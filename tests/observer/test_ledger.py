@@ -5,6 +5,7 @@ import time
 import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import permutations
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -97,7 +98,7 @@ class Bench:
         self.positions[place] = said.offset + 1
         self.last[place] = said.offset + 1
 
-    def letter(self, group, about: tuple[Place, Said], *, named=False):
+    def letter(self, group, about: tuple[Place, Said], *, named=False, reused=False):
         """A dead letter, ready to be read: most letters name only the place."""
         place, said = about
         cause = said.event_id if named else f"{place.topic}/{place.partition}/{said.offset}".encode()
@@ -105,7 +106,8 @@ class Bench:
 
         def read() -> None:
             self._pass(at, letter)
-            self.ledger.take_letter(group, (place, said.offset), letter)
+            take = self.ledger.take_reuse if reused else self.ledger.take_letter
+            take(group, (place, said.offset), letter)
 
         return read
 
@@ -383,7 +385,29 @@ def test_a_letter_about_a_record_that_the_contract_does_not_know_is_named(bench)
     bench.commits_all("resolver")
     [(key, group, state, note)] = bench.judges()
     assert (key, group, state) == (key_of(b"departments.commands/0/0"), "resolver", State.DEAD_LETTERED)
-    assert note == "a record that the contract does not know"
+    assert "unknown" in note
+
+
+@pytest.mark.parametrize("order", list(permutations(("answer", "copy", "letter"))), ids=" ".join)
+@pytest.mark.parametrize("restarts", [False, True])
+def test_other_content_under_a_used_id_is_a_dead_letter_of_its_own(bench, order, restarts):
+    event = bench.says("router.cases", ROUTED)
+    copy = bench.writes("router.cases", ROUTED, uid=event)
+    steps = {
+        "answer": lambda: bench.says("resolver.cases", DELIVERED, by="resolver", cause=event),
+        "copy": lambda: bench.reads(copy),
+        "letter": bench.letter("resolver", copy, named=True, reused=True),
+    }
+    for step in order:
+        steps[step]()
+        bench.judges()
+        if restarts:
+            bench.start()
+    bench.commits_all("resolver")
+    bench.judges()
+    assert bench.state(event, "resolver") is State.DISCHARGED
+    assert bench.state(b"router.cases/0/1 under a used id", "resolver") is State.DEAD_LETTERED
+    assert [handoff.offset for handoff in bench.ledger.watched()] == [1]
 
 
 def test_a_dead_letter_that_is_sent_again_and_answered_has_recovered(bench):

@@ -1,7 +1,6 @@
 """The observer on a real Kafka and a real PostgreSQL, with groups that a test lets answer, commit or forget."""
 
 import asyncio
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -10,22 +9,19 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
-from pydantic import SecretStr
 
-from chassis.clock import epoch_ms, monotonic, utc_now
-from chassis.kafka import KafkaPublisher, Offsets, apply_topics, commit_for, whole
+from chassis.clock import epoch_ms, utc_now
+from chassis.kafka import Offsets, check_topics, whole
 from chassis.message import Writer, time_header
 from chassis.postgres import migrate
 from chassis.roots import new_id
 from chassis.transport import Outgoing, Place, partition_for
-from cli import evidence, ledger, mend
-from cli.world import Place as Where
+from cli import canary, evidence, ledger, mend
 from observer import actions, store
 from observer.app import Observer, Superseded
 from observer.contract import contract_of
 from observer.headers import Said
 from observer.lag import Word
-from observer.settings import ObserverSettings
 from schemas.feedback import CaseClosed
 from schemas.operations import CanarySung, LetterDied, Receipts, ReceiptsGiven, WatermarkPassed
 from schemas.telephony import ManifestPublished
@@ -37,114 +33,25 @@ RECORDED, ROUTED, DELIVERED = "intake.case-recorded.v1", "router.case-routed.v1"
 ENDED, OVERDUE = "telephony.call-ended.v1", "intake.recording-overdue.v1"
 
 
-class Bench:
-    """Topics, tables, and everybody who writes; one observer at a time."""
-
-    def __init__(self, address, kafka, prefix, tmp_path) -> None:
-        self.kafka, self.where = (
-            kafka,
-            Where(address.kafka_bootstrap, address.database_url, kafka.prefix, prefix),
-        )
-        self.settings = ObserverSettings(
-            kafka_bootstrap=address.kafka_bootstrap,
-            kafka_prefix=kafka.prefix,
-            database_url=SecretStr(address.database_url),
-            database_prefix=prefix,
-            master_key_file=tmp_path / "unused.key",
-            judge_every_s=0.1,
-            canary_every_s=0,
-        )
-        self.publisher = KafkaPublisher(kafka, "tests")
-        self.ends: dict[Place, int] = {}
-
-    async def prepare(self) -> None:
-        await apply_topics(self.kafka)
-        await migrate(self.where.database_url, f"{self.where.database_prefix}observer", ["observer"])
-
-    async def say(
-        self, topic, wire, *, source="", cause=None, part=(1, 1), key="case-1", uid=None, number=None, at=None
-    ):
-        uid = uid or str(new_id())
-        headers = [
-            ("ce_id", uid),
-            ("ce_type", wire),
-            ("ce_source", f"/hotline/{source or wire.split('.')[0]}"),
-        ]
-        headers += [("ce_time", (at or utc_now()).isoformat())]
-        if cause is not None:
-            headers += [
-                ("ce_causationid", cause),
-                ("ce_handoffk", str(part[0])),
-                ("ce_handoffn", str(part[1])),
-            ]
-        if number is not None:
-            headers += [("ce_sequence", f"{number:010d}")]
-        message = Outgoing(topic, key.encode(), b"{}", [(name, value.encode()) for name, value in headers])
-        await self.publisher.publish([message])
-        return uid
-
-    async def say_body(self, body, source) -> None:
-        writer = Writer(source)
-        await self.publisher.publish(
-            [writer.write(body, uid=new_id(), at=time_header(utc_now()), correlation="-")]
-        )
-
-    async def commit_all(self, group, *topics) -> None:
-        """Commit to the end of these topics, as the group itself would after its work."""
-
-        offsets = Offsets(self.kafka)
-        await offsets.start()
+async def test_a_loss_on_purpose_is_named_to_whoever_asks_and_counts_nowhere(bench):
+    async with bench.observer() as observer:
+        await bench.until(observer, lambda: _sees(bench))
+        watching = asyncio.create_task(bench.watch(observer, 60))
         try:
-            ends = await offsets.highs(await offsets.partitions(topics))
+            sung = await canary.sing(bench.where, within=15)
         finally:
-            await offsets.stop()
-        await commit_for(self.kafka, group, {place: end for place, end in ends.items() if end})
-
-    @asynccontextmanager
-    async def observer(self):
-        observer = Observer(self.settings)
-        await observer.start()
-        try:
-            yield observer
-        finally:
-            await observer.close()
-
-    async def watch(self, observer, seconds=1.0) -> None:
-        deadline = monotonic() + seconds
-        while monotonic() < deadline:
-            await observer.cycle()
-
-    async def until(self, observer, condition, within=15.0):
-        deadline = monotonic() + within
-        while True:
-            await observer.cycle()
-            found = await condition()
-            if found:
-                return found
-            if monotonic() > deadline:
-                pytest.fail(f"not within {within} s; states: {await self.states()}")
-
-    async def states(self) -> dict[str, str]:
-        async with ledger.session(self.where) as tx:
-            rows = await tx.fetch("select key, name, grp, state from handoffs")
-        return {(ledger.event_id_of(row), row["grp"]): row["state"] for row in rows}
-
-    async def state(self, uid, group="router"):
-        return (await self.states()).get((uid, group))
-
-    def is_(self, state, uid, group="router"):
-        async def holds():
-            return await self.state(uid, group) == state
-
-        return holds
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+    assert sung.flagged
+    assert 0 < sung.as_json()["detection_s"] < 10
+    async with ledger.session(bench.where) as tx:
+        assert (await ledger.overview(tx)).lost == 0
+        assert await ledger.listed(tx, [*ledger.KNOWN]) == []
 
 
-@pytest.fixture
-async def bench(address, kafka, prefix, tmp_path):
-    bench = Bench(address, kafka, f"{prefix}_", tmp_path)
-    await bench.prepare()
-    yield bench
-    await bench.publisher.stop()
+async def _sees(bench):
+    async with ledger.session(bench.where) as tx:
+        return not (await ledger.overview(tx)).blind
 
 
 async def test_what_was_committed_without_an_answer_is_dropped_with_its_evidence(bench):
@@ -415,6 +322,25 @@ async def test_what_is_kept_shorter_or_compacted_is_taken_as_it_is(bench):
     assert seen.blind == "compacted, so that silence proves nothing: router.cases"
 
 
+async def test_where_a_limit_by_size_may_delete_no_time_is_claimed_and_the_check_names_it(bench):
+    await _alter(bench, "intake.cases", {"retention.bytes": "1000000"})
+    await bench.say("intake.cases", RECORDED)
+    async with bench.observer() as observer:
+        await bench.watch(observer, 1.2)
+        (lag,) = [lag for lag in observer._lags if lag.group == "router" and lag.records]
+        assert lag.retention_headroom_ms is None
+        limited = observer.metrics.registry.get_sample_value(
+            "pipeline_retention_limited_by_size", {"topic": "intake.cases"}
+        )
+    assert limited == 1
+    async with ledger.session(bench.where) as tx:
+        document = (await ledger.overview(tx)).document
+    assert document["kept_by_size"] == ["intake.cases"]
+    assert {row["topic"] for row in document["lag"] if row["kept_by_size"]} == {"intake.cases"}
+    (fault,) = await check_topics(bench.kafka)
+    assert fault.startswith("topic intake.cases: retention.bytes is '1000000', declared '-1'")
+
+
 async def _alter(bench, topic, settings) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=bench.kafka.bootstrap)
     await admin.start()
@@ -484,7 +410,7 @@ async def test_a_second_observer_takes_over_and_the_first_stops(bench):
 async def test_a_killed_observer_goes_on_with_the_same_verdicts_as_one_that_was_never_killed(
     bench, address, prefix
 ):
-    other = Bench(address, bench.kafka, f"{prefix}_calm_", bench.settings.master_key_file.parent)
+    other = type(bench)(address, bench.kafka, f"{prefix}_calm_", bench.settings.master_key_file.parent)
     await migrate(other.where.database_url, f"{other.where.database_prefix}observer", ["observer"])
     expected = {}
     async with other.observer() as calm:

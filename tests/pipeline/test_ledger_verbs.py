@@ -13,10 +13,10 @@ from chassis.clock import epoch_ms
 from chassis.kafka import KafkaPublisher, apply_topics
 from chassis.postgres import Database, migrate
 from chassis.roots import new_id
-from chassis.transport import Outgoing
+from chassis.transport import Outgoing, partition_for
 from cli import evidence, ledger
 from cli.__main__ import main
-from cli.world import Place
+from cli.world import Place, connected
 from observer.headers import key_of
 from schemas.topics import BY_NAME
 
@@ -45,11 +45,13 @@ class Ledger:
             json.dumps(document),
         )
 
-    async def has(self, state="open", *, edge=EDGE, group="feedback", offset=7, due_ms=None, name=None):
+    async def has(
+        self, state="open", *, edge=EDGE, group="feedback", offset=7, due_ms=None, name=None, partition=1
+    ):
         event = str(new_id()) if name is None else name
         await self._do(
             "insert into handoffs (key, grp, edge, topic, partition, record_offset, at_ms, subject, name,"
-            " due_ms, state) values ($1, $2, $3, 'resolver.cases', 1, $4, $5, $6, $7, $8, $9)",
+            " due_ms, state) values ($1, $2, $3, 'resolver.cases', $10, $4, $5, $6, $7, $8, $9)",
             key_of(event.encode()),
             group,
             edge,
@@ -59,8 +61,23 @@ class Ledger:
             name,
             due_ms,
             state,
+            partition,
         )
         return event
+
+    async def set_aside(self, offset, reason, explanation, *, partition=1):
+        """What feedback's quarantine says of a record of `has`."""
+        schema = f"{self.place.database_prefix}feedback"
+        await migrate(self.place.database_url, schema, ["chassis"])
+        async with connected(self.place, "feedback") as database, database.transaction() as tx:
+            await tx.execute(
+                "insert into quarantine values ($1, 'resolver.cases', $2, $3, $4, $5, ''::bytea, now())",
+                new_id(),
+                partition,
+                offset,
+                reason,
+                explanation,
+            )
 
     async def committed(self, group, offset):
         await self._do("insert into commits values ($1, 'resolver.cases', 1, $2)", group, offset)
@@ -146,6 +163,65 @@ async def _noted(*_):
 
 async def _unknown(*_):
     return None
+
+
+async def test_a_loss_on_purpose_that_nobody_names_is_a_problem_or_the_observer_is_blind(hotline):
+    await apply_topics(hotline.place.kafka, [BY_NAME["ops.canary"]])
+    await hotline.seen()
+    found = await hotline("canary", "run", "--within", "0.3", code=PROBLEM)
+    assert (found["flagged"], found["verdict"], found["detection_s"]) == (False, None, None)
+    assert found["waited_s"] >= 0.3
+    await hotline.seen(ago_ms=60_000)
+    assert "judged nothing" in (await hotline("canary", "run", "--within", "0.3", code=BLIND))["blind"]
+
+
+# ------------------------------------------------------------------ dead letters
+
+
+async def test_dead_letters_stand_together_by_what_is_wrong_with_them(hotline):
+    await hotline.seen()
+    for offset in range(3):
+        await hotline.has("dead lettered", offset=offset)
+        await hotline.set_aside(offset, "schema", f"record {offset}: field amount is missing")
+    other = await hotline.has("dead lettered", offset=8)
+    await hotline.set_aside(8, "second_result", "cycle 1 has a result already")
+    gone = await hotline.has("dead lettered", offset=9)
+
+    found = await hotline("dead", "list", code=PROBLEM)
+    kinds = {kind["reason"]: kind for kind in found["kinds"]}
+    assert {reason: kind["count"] for reason, kind in kinds.items()} == {
+        "schema": 3,
+        "second_result": 1,
+        "not in quarantine": 1,
+    }
+    assert kinds["second_result"]["example"]["event_id"] == other
+    assert kinds["not in quarantine"]["example"]["event_id"] == gone
+    assert len({kind["fingerprint"] for kind in kinds.values()}) == 3
+    assert {one["offset"]: one["letter"] and one["letter"]["reason"] for one in found["handoffs"]} == {
+        **dict.fromkeys(range(3), "schema"),
+        8: "second_result",
+        9: None,
+    }
+    text = await hotline("dead", "list", json=False, code=PROBLEM)
+    assert "3 × feedback: schema: record " in text
+    assert text.count("field amount is missing") == 1
+    each = await hotline("dead", "list", "--each", json=False, code=PROBLEM)
+    assert each.count("field amount is missing") == 3
+
+
+async def test_what_came_under_a_used_id_is_not_sent_again_for_it_would_only_come_back(hotline):
+    kafka = hotline.place.kafka
+    await apply_topics(kafka, [BY_NAME["resolver.cases"]])
+    publisher = KafkaPublisher(kafka, "tests")
+    await publisher.publish([Outgoing("resolver.cases", b"case-1", b"{}", headers(ce_id=new_id()))])
+    await publisher.stop()
+    at = partition_for(b"case-1", 4)
+    event = await hotline.has("dead lettered", edge="unreadable→feedback", offset=0, partition=at)
+    await hotline.set_aside(0, "id_reuse", "this id was used before for other content", partition=at)
+    (line,) = await hotline("redrive", event, code=PROBLEM)
+    assert not line["sent"]
+    assert line["why_not"].startswith("its id was used before for other content")
+    assert await hotline("audit", "list") == []
 
 
 # ------------------------------------------------------------------ what is asked for

@@ -60,6 +60,18 @@ def test_swallowed_handoffs_are_named_explained_sent_again_and_recovered(hotline
     assert explained["answers_found"], "it was sent again: now there is an answer"
     assert {row["word"] for row in hotline("lag")["lag"]} == {"ok"}
     assert hotline("lost", "list")["handoffs"] == hotline("dead", "list")["handoffs"] == []
+    traced = hotline("trace", event)
+    assert traced["event"]["custody"][0]["state"] == "recovered"
+    assert traced["causes"][-1]["event_id"] == traced["event"]["cause"]
+    assert {node["event"] for node in traced["effects"]} >= {"router.case-routed.v1"}
+    assert all(node["offset"] is not None for node in (*traced["causes"], *traced["effects"]))
+    assert traced["missing"] == []
+    assert hotline("canary", "run")["flagged"]
+    scrubbed = hotline("audit", "scrub", "--hours", "1")
+    assert (scrubbed["differences"], scrubbed["behind"]) == ([], None), (
+        "what was sent again is the same twice"
+    )
+    assert scrubbed["handoffs"] > 500
     assert hotline("audit", "verify") == {"actions": 1, "faults": []}
     assert [action["verb"] for action in hotline("audit", "list")] == ["redrive"]
     assert hotline("redrive", event, "--dry-run") == [], "what has recovered is not sent again"
