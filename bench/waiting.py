@@ -23,14 +23,15 @@ import csv
 import gzip
 import json
 import os
-import random
 import statistics
 import sys
 from bisect import bisect_left, bisect_right
-from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from math import exp, expm1, factorial
 from pathlib import Path
 from typing import Any
 
@@ -228,16 +229,53 @@ def figures(asked: Sequence[Asked], name: str) -> dict[str, float | int | None]:
     }
 
 
-def floor_percent(asked: Sequence[Asked], seed: int = 1) -> float:
-    """Give the error (percent of the median wait) that would stay if the rate of departures were known.
+def floor_percent(asked: Sequence[Asked]) -> dict[str, float]:
+    """Give the errors (percent of the median wait) that would stay if the rate of departures were known.
 
-    Departures at random make the wait of a caller with k-1 ahead Erlang of order k; its median, about
-    k - 1/3 steps, is told. Drawn for the same numbers of callers ahead, at one rate, with a fixed seed.
+    Departures at random make the wait of a caller with k-1 ahead Erlang of order k. `median_told` tells each
+    caller its median. `best_point` tells the middle of the likeliest interval as wide as twice the error:
+    a median error of t needs half of the callers within t of what they are told, and no other point has
+    as many there. Computed for the same numbers of callers ahead, at one rate.
     """
-    dice = random.Random(seed)
-    waits = [(one.ahead, dice.gammavariate(one.ahead + 1, 1)) for one in asked]
-    off = statistics.median(abs(ahead + 2 / 3 - wait) for ahead, wait in waits)
-    return round(100 * off / statistics.median(wait for _, wait in waits), 1)
+    orders = Counter(one.ahead + 1 for one in asked)
+    longest = 2.0 * max(orders) + 10
+    medians = {order: _half(partial(_erlang, order), longest) for order in orders}
+
+    def half(share: Callable[[int, float], float]) -> float:
+        """Find where the share, over all callers, is one half."""
+        return _half(lambda x: sum(n * share(order, x) for order, n in orders.items()) / len(asked), longest)
+
+    def near_median(order: int, off: float) -> float:
+        return _erlang(order, medians[order] + off) - _erlang(order, medians[order] - off)
+
+    wait = half(_erlang)
+    return {
+        "median_told": round(100 * half(near_median) / wait, 1),
+        "best_point": round(100 * half(_likeliest) / wait, 1),
+    }
+
+
+def _erlang(order: int, wait: float) -> float:
+    """Share of the waits for so many departures, one per unit of time, that are no longer than this."""
+    if wait <= 0:
+        return 0.0
+    return 1 - exp(-wait) * sum(wait**n / factorial(n) for n in range(order))
+
+
+def _likeliest(order: int, off: float) -> float:
+    """Share of those waits in the likeliest interval of width 2 x off: its ends are equally dense."""
+    width = 2 * off
+    start = width / expm1(width / (order - 1)) if order > 1 and width else 0.0
+    return _erlang(order, start + width) - _erlang(order, start)
+
+
+def _half(share: Callable[[float], float], longest: float) -> float:
+    """Find where a growing share is one half."""
+    low, high = 0.0, longest
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(middle) < 0.5 else (low, middle)
+    return low
 
 
 def backtest(calls: Sequence[Call]) -> dict[str, Any]:
@@ -294,9 +332,11 @@ def _show(report: dict[str, Any]) -> None:
     Console(width=150).print(table)
     reached = report["periods"][WHOLE][ESTIMATE]["median_error_percent"]
     print(f"Goal: at most {GOAL_PERCENT} % of the median wait. Reached: {reached} % over the whole month.")
+    floor = report["floor_percent"]
     print(
-        f"Were the rate of departures known exactly, {report['floor_percent']} % would stay: they come at"
-        f" random, and most callers have at most one before them. Untold callers: {report['untold']}."
+        f"Were the rate of departures known exactly, {floor['median_told']} % would stay with the median"
+        f" told, {floor['best_point']} % with the point that suits this figure best: they come at random, and"
+        f" most callers have at most one before them. Untold callers: {report['untold']}."
     )
 
 

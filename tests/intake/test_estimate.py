@@ -5,8 +5,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from itertools import pairwise
-from math import asinh, exp, log
+from math import asinh, exp, factorial, log
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -322,13 +323,27 @@ def test_a_promise_that_will_not_hold_is_owned():
     before = tell(likely(50, 170), 2, "en")
     assert before.at_most == seconds(180)
     holds = tell(likely(60, 200), 1, "en", before, seconds(120))
-    breaks = tell(likely(61, 200), 1, "en", before, seconds(120))
+    breaks = tell(likely(110, 200), 1, "en", before, seconds(120))
     assert "longer than we said" not in holds.text
     assert breaks.text == (
         "You are number 2 in the queue. We are sorry, it takes longer than we said."
         " The wait is about 2 minutes, most likely less than 5 minutes."
     )
-    assert "比刚才告知的要长" in tell(likely(61, 200), 1, "zh", before, seconds(120)).text
+    assert "比刚才告知的要长" in tell(likely(110, 200), 1, "zh", before, seconds(120)).text
+
+
+@given(st.sampled_from([step / timedelta(seconds=1) for step in STEPS]))
+def test_the_same_wait_told_again_a_moment_later_breaks_no_promise(wait):
+    first = tell(likely(wait, wait), 2, "en")
+    again = tell(likely(wait, wait), 2, "en", first, seconds(1))
+    assert again.text == first.text
+
+
+@pytest.mark.parametrize("now", [likely(1, 5), Estimate(None, None, "unknown", "no_agent_seen")])
+def test_a_promise_whose_time_is_over_is_broken(now):
+    before = tell(likely(50, 170), 2, "en")
+    assert "longer than we said" in tell(now, 0, "en", before, seconds(181)).text
+    assert "longer than we said" not in tell(now, 0, "en", before, seconds(179)).text
 
 
 ESTIMATES = st.tuples(st.integers(0, 5000), st.integers(0, 5000)).map(
@@ -414,9 +429,24 @@ def test_figures_are_what_they_are_called():
 
 
 def test_the_floor_for_callers_with_nobody_ahead_is_that_of_an_exponential_wait():
-    # Told 2/3 of the mean: the median m of |x - 2/3| solves sinh m = e^(2/3) / 4, the median wait is ln 2.
-    alone = [Asked(1, 0, seconds(1), {})] * 100_000
-    assert floor_percent(alone) == pytest.approx(100 * asinh(exp(2 / 3) / 4) / log(2), abs=0.5)
+    # Of waits with mean 1, half are within asinh(1/2) of the median ln 2, and half within ln(2)/2 of ln(2)/2.
+    alone = [Asked(1, 0, seconds(1), {})] * 3
+    assert floor_percent(alone) == {"median_told": round(100 * asinh(0.5) / log(2), 1), "best_point": 50.0}
+
+
+def erlang(order, wait):
+    return 1 - sum(exp(-wait) * wait**n / factorial(n) for n in range(order))
+
+
+@pytest.mark.parametrize("ahead", [[0], [1], [5], [0, 0, 1, 3]])
+def test_whatever_callers_are_told_no_more_than_half_are_within_the_floor(ahead):
+    floor = floor_percent([Asked(1, one, seconds(1), {}) for one in ahead])
+    orders, times = [one + 1 for one in ahead], [n / 100 for n in range(1500)]
+    wait = next(x for x in times if fmean(erlang(order, x) for order in orders) >= 0.5)
+    width = 2 * floor["best_point"] / 100 * wait
+    within = [max(erlang(order, x + width) - erlang(order, x) for x in times) for order in orders]
+    assert fmean(within) == pytest.approx(0.5, abs=0.005)
+    assert floor["best_point"] < floor["median_told"]
 
 
 @pytest.fixture(scope="module")
