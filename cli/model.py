@@ -332,8 +332,21 @@ def _shown(card: Card, sha256: str) -> dict[str, Any]:
         "what": card.what,
         "data": card.data,
         "demonstration": card.demonstration,
+        **_limits(card),
         "metrics": card.metrics.model_dump(),
     }
+
+
+def _limits(card: Card) -> dict[str, Any]:
+    """From which confidence on it decides: `thresholds` of the departments that need a higher one."""
+    return {"threshold": card.threshold, "thresholds": dict(card.thresholds)}
+
+
+def _said_of(limits: dict[str, Any]) -> str:
+    if limits["threshold"] is None:
+        return "decides nothing: no confidence was safe"
+    own = [f"{name} {limit:.3f}" for name, limit in limits["thresholds"].items()]
+    return ", ".join([f"decides from confidence {limits['threshold']:.3f}", *own])
 
 
 def _print_list(document: dict[str, Any]) -> None:
@@ -358,7 +371,8 @@ def _of_card(one: dict[str, Any]) -> list[str]:
     found = one["metrics"]
     good = f"accuracy {found['accuracy']:.3f}, macro-F1 {found['macro_f1']:.3f}, ECE {found['ece']:.3f}"
     decides = f"coverage {found['coverage']:.3f}, precision {_number(found['precision'])}"
-    return [f"  {one['what']}", f"  {one['data']}", f"  {good}, {decides}, on {found['texts']} texts"]
+    figures = f"  {good}, {decides}, on {found['texts']} texts"
+    return [f"  {one['what']}", f"  {one['data']}", figures, f"  {_said_of(one)}"]
 
 
 def _number(figure: float | None) -> str:
@@ -439,10 +453,12 @@ def evaluate(
 
     model, held_out = carried_out(work())
     found = _score(learning.score(learning.judge(model, held_out)))
+    limits = _limits(model.card)
     if json:
-        show.as_json({"version": model.card.version, "sha256": model.sha256, **found})
+        show.as_json({"version": model.card.version, "sha256": model.sha256, **limits, **found})
     else:
         _print_score(found, f"{model.card.version} on {len(held_out)} held-out cases")
+        show.lines([_said_of(limits)])
     raise typer.Exit(FINE if held_out else PROBLEM)
 
 

@@ -6,11 +6,11 @@ Exit codes: 0 every decision is the same, 1 some differ or cannot be taken again
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ from cli import show
 from cli.verbs import FINE, PROBLEM, UP, USAGE, Folder, Json, run, say
 
 if TYPE_CHECKING:
-    from chassis.postgres import Database, Tx
+    from chassis.postgres import Database
     from chassis.vault import Vault
     from cli.world import World
     from schemas.router import Explanation
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 router_app = typer.Typer(help="What the router decided, and would decide.", no_args_is_help=True)
 PAGE, PROGRESS_EVERY = 500, 5_000
-Hashed = TypeVar("Hashed", "Ruleset", "Departments")
 
 
 @router_app.callback()
@@ -301,38 +300,29 @@ class Versions:
         return str(rows[0]["sha256"]) if len(rows) == 1 else asked
 
     async def ruleset_of(self, sha256: str) -> Ruleset | None:
-        """Give the rules of this hash; None when they are kept nowhere."""
-        from services.router import store
-        from services.router.rules import BadRules, parse_rules
+        """Give the rules of this hash; None when they are kept nowhere, or cannot be read any more."""
+        from services.router.reading import stored_rules
 
-        return await self._kept(self._rulesets, sha256, store.ruleset, parse_rules, BadRules)
+        if sha256 not in self._rulesets:
+            async with self._database.session() as tx:
+                found = await stored_rules(tx, sha256)
+            self._rulesets[sha256] = None if isinstance(found, str) else found
+        return self._rulesets[sha256]
 
     async def departments_of(self, sha256: str) -> Departments | None:
-        """Give the departments of this hash; None when they are kept nowhere."""
+        """Give the departments of this hash; None when they are kept nowhere, or cannot be read any more."""
         from services.router import store
         from services.router.departments import BadDepartments, parse_departments
 
-        read = store.departments
-        return await self._kept(self._departments, sha256, read, parse_departments, BadDepartments)
-
-    async def _kept(
-        self,
-        known: dict[str, Hashed | None],
-        sha256: str,
-        read: Callable[[Tx, str], Awaitable[str | None]],
-        parse: Callable[[str], Hashed],
-        bad: type[Exception],
-    ) -> Hashed | None:
-        """Read a document once; None for one that is missing, cannot be read, or has another hash."""
-        if sha256 not in known:
+        if sha256 not in self._departments:
             async with self._database.session() as tx:
-                document = await read(tx, sha256)
+                document = await store.departments(tx, sha256)
             try:
-                found = parse(document) if document else None
-            except bad:
+                found = parse_departments(document or "")
+            except BadDepartments:
                 found = None
-            known[sha256] = found if found and found.sha256 == sha256 else None
-        return known[sha256]
+            self._departments[sha256] = found if found and found.sha256 == sha256 else None
+        return self._departments[sha256]
 
     async def model_of(self, sha256: str) -> Model | None:
         """Give the model of this hash; None when it is kept nowhere, or cannot be read any more."""

@@ -36,8 +36,8 @@ AUDITED = 50
 class Scored:
     """What a model says of one text: a calibrated probability per department, the n-grams that decided.
 
-    `threshold`: the least confidence at which it may decide in this language; `abstains`: why it may not
-    decide at all (`too_short`, `unknown_words`, `language_unsupported`).
+    `threshold`: the least confidence at which it may decide in this language, `of_department`: for whom more
+    is asked; `abstains`: why it may not decide at all (`too_short`, `unknown_words`, `language_unsupported`).
     """
 
     model: str
@@ -49,6 +49,11 @@ class Scored:
     least_margin: float
     evidence: tuple[tuple[str, float], ...] = ()
     abstains: str | None = None
+    of_department: Mapping[str, float] = field(default_factory=dict)
+
+    def threshold_of(self, department: str) -> float:
+        """The least confidence at which a department is decided for."""
+        return max(self.threshold, self.of_department.get(department, 0.0))
 
 
 UNSUPPORTED = Scored("-", "-", "-", {}, 0.0, 1.0, 0.0, abstains="language_unsupported")
@@ -113,6 +118,7 @@ class _Verdict:
     department: str | None = None
     abstained: str | None = None
     margin: float = 0.0
+    threshold: float = 1.0
     audit: bool = False
     ordered: list[tuple[str, float]] = field(default_factory=list)
 
@@ -179,11 +185,12 @@ def _verdict(case: Case, scored: Scored, ruled: Ruled, desk: Desk, now: datetime
         key=lambda pair: (-pair[1], pair[0]),
     )
     if not ordered:
-        return _Verdict(abstained=scored.abstains or "no_candidate")
+        return _Verdict(abstained=scored.abstains or "no_candidate", threshold=scored.threshold)
     (first, best), following = ordered[0], ordered[1][1] if len(ordered) > 1 else 0.0
     margin = best - following
     abstained = _abstention(scored, first, best, margin, desk, case, now)
-    return _Verdict(None if abstained else first, abstained, margin, ordered=ordered)
+    threshold = scored.threshold_of(first)
+    return _Verdict(None if abstained else first, abstained, margin, threshold, ordered=ordered)
 
 
 def _abstention(
@@ -192,7 +199,7 @@ def _abstention(
     closed = desk.departments.why_not(first, case.language, now) if desk.departments else None
     reasons = (
         (scored.abstains is not None, scored.abstains),
-        (best < scored.threshold, "low_confidence"),
+        (best < scored.threshold_of(first), "low_confidence"),
         (margin < scored.least_margin, "low_margin"),
         (first in desk.restricted, "department_restricted"),
         (closed is not None, f"department_{closed}"),
@@ -253,7 +260,7 @@ def _said(scored: Scored, verdict: _Verdict) -> ModelSaid:
         top=tuple(Candidate(department=one, p=round(p, 4)) for one, p in verdict.ordered[:SHOWN]),
         margin=round(verdict.margin, 4),
         known_share=round(scored.known_share, 4),
-        threshold=round(scored.threshold, 4),
+        threshold=round(verdict.threshold, 4),
         evidence=tuple(
             Feature(feature=name[:WIDEST], weight=round(weight, 4)) for name, weight in scored.evidence
         ),

@@ -293,6 +293,7 @@ def scored_by(model: Model, text: str) -> Scored:
         least_margin=limits.margin,
         evidence=tuple((one.gram, one.weight) for one in scored.evidence(scored.department, SHOWN)),
         abstains=_abstains(model, weak),
+        of_department=limits.of_department,
     )
 
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from services.router.classifier.calibration import (
     ONE_SIDED_95,
+    PRECISION,
     Scale,
     calibrate,
+    department_thresholds,
     expected_calibration_error,
     fit_scale,
     log_loss,
@@ -110,6 +112,57 @@ def test_the_threshold_is_the_lowest_safe_one(texts, precision):
         if wilson_lower(int(correct[confidence >= at].sum()), int((confidence >= at).sum())) >= precision
     ]
     assert safe_threshold(confidence, correct, precision) == (safe[0] if safe else None)
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 2), st.booleans()), min_size=1, max_size=200))
+def test_a_departments_threshold_is_its_own_lowest_safe_one(texts):
+    confidence = np.array([at / 20 for at, _, _ in texts])
+    said = np.array([department for _, department, _ in texts])
+    correct = np.array([right for _, _, right in texts])
+    found = department_thresholds(confidence, said, correct, least=20)
+    for department in range(3):
+        mine = said == department
+        safe = [
+            at for at in np.unique(confidence[mine]) if correct[mine & (confidence >= at)].mean() >= PRECISION
+        ]
+        assert found.get(department) == ((safe or [1.0])[0] if mine.sum() >= 20 else None)
+
+
+def counted(correct: np.ndarray) -> tuple[int, int]:
+    return int(correct.sum()), len(correct)
+
+
+def wrong_about(department: int, texts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores and labels as drawn, but of those given to one department one in twelve belongs elsewhere."""
+    scores, labels = drawn(Scale(0.3), texts)
+    dice = np.random.default_rng(7)
+    confidence = probabilities(scores, Scale(0.3)).max(axis=1)
+    unsure = dice.random(texts) < np.where(confidence < 0.99, 1 / 8, 1 / 50)
+    taken = (scores.argmax(axis=1) == department) & unsure
+    return scores, np.where(taken, (labels + 1) % 4, labels), np.arange(texts) % 5
+
+
+def test_a_department_that_is_wrong_more_often_has_to_be_surer():
+    scores, labels, folds = wrong_about(2, 8_000)
+    found = calibrate(scores, labels, folds)
+    assert found.threshold is not None
+    assert all(own > found.threshold for own in found.of_department.values())
+    assert found.of_department[2] > found.threshold + 0.05
+    assert all(found.of_department.get(at, 0) < found.threshold + 0.05 for at in (0, 1, 3))
+
+
+def test_the_bounds_hold_together_on_the_texts_of_calibration():
+    """The common limit is found for what the departments' own let through: both promises are kept."""
+    scores, labels, folds = wrong_about(2, 8_000)
+    found = calibrate(scores, labels, folds)
+    confidence, said = probabilities(scores, found.scale).max(axis=1), scores.argmax(axis=1)
+    assert found.threshold is not None
+    limits = np.array([found.of_department.get(at, found.threshold) for at in range(4)])
+    decided, correct = confidence >= limits[said], said == labels
+    assert wilson_lower(*counted(correct[decided])) >= PRECISION
+    for department in range(4):
+        mine = decided & (said == department)
+        assert correct[mine].mean() >= PRECISION
 
 
 def test_nothing_decided_has_no_precision():

@@ -261,6 +261,8 @@ def test_a_draw_goes_to_the_first_department():
         ("card card card", Limits(0.99), "low_confidence"),
         ("card card card", Limits(None), "low_confidence"),
         ("card card card", Limits(0.6, margin=0.9), "low_margin"),
+        ("card card card", Limits(0.6, of_department={"cards": 0.99}), "low_confidence"),
+        ("card card card", Limits(0.6, of_department={"lending": 0.99}), None),
         ("card card", Limits(0.6), "too_short"),
         ("card nobody knows these words", Limits(0.0), "unknown_words"),
     ],
@@ -367,6 +369,37 @@ def test_a_loaded_model_decides_as_the_one_that_was_saved(tmp_path_factory, text
     assert loaded.score(text) == made.score(text)
 
 
+@given(st.none() | st.floats(0, 1), st.dictionaries(st.sampled_from(["cards", "lending"]), st.floats(0, 1)))
+def test_no_departments_threshold_is_below_the_common_one(threshold, own):
+    limits = Limits(threshold, of_department=own)
+    for department in ("cards", "lending", "another"):
+        found = limits.threshold_of(department)
+        if threshold is None:
+            assert found is None
+        else:
+            assert found == (own[department] if own.get(department, 0) > threshold else threshold)
+
+
+def test_a_model_from_before_departments_had_thresholds_decides_as_it_did(tmp_path):
+    made = saved(tmp_path)
+    written = json.loads((tmp_path / CARD).read_bytes())
+    del written["thresholds"]
+    (tmp_path / CARD).write_text(json.dumps(written), "utf-8")
+    old = load_model(tmp_path)
+    assert {old.limits.threshold_of(name) for name in old.card.departments} == {old.card.threshold}
+    for text in ("card loan fee", "late app card", "fee"):
+        assert old.score(text) == made.score(text)
+        assert old.score(text).abstention(old.limits) == made.score(text).abstention(made.limits)
+
+
+def test_thresholds_of_departments_are_part_of_the_model(tmp_path):
+    own = {"cards": 0.91}
+    made = saved(tmp_path / "own", threshold=0.7, thresholds=own)
+    loaded = load_model(tmp_path / "own", made.sha256)
+    assert (loaded.limits.threshold_of("cards"), loaded.limits.threshold_of("lending")) == (0.91, 0.7)
+    assert made.sha256 != saved(tmp_path / "common", threshold=0.7).sha256
+
+
 def test_equal_models_have_equal_bytes_and_any_change_another_hash(tmp_path):
     first = saved(tmp_path / "one").sha256
     assert saved(tmp_path / "two").sha256 == first
@@ -421,6 +454,23 @@ def test_a_model_that_is_not_good_enough_is_refused(tmp_path, changes, complaint
     written = json.loads((tmp_path / CARD).read_bytes()) | json.loads(
         card(**changes).model_dump_json(include=changes.keys())
     )
+    (tmp_path / CARD).write_text(json.dumps(written), "utf-8")
+    with pytest.raises(BadModel, match=complaint):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "own", "complaint"),
+    [
+        (0.7, {"nobody": 0.99}, "thresholds: 'nobody' is none of the departments"),
+        (0.7, {"cards": 0.7}, "thresholds: 'cards' needs more than the common 0.7"),
+        (0.7, {"cards": 1.1}, "thresholds: 'cards' needs more than the common 0.7"),
+        (None, {"cards": 0.9}, "thresholds: 'cards' needs more than the common None"),
+    ],
+)
+def test_thresholds_of_departments_that_make_no_sense_are_refused(tmp_path, threshold, own, complaint):
+    saved(tmp_path)
+    written = json.loads((tmp_path / CARD).read_bytes()) | {"threshold": threshold, "thresholds": own}
     (tmp_path / CARD).write_text(json.dumps(written), "utf-8")
     with pytest.raises(BadModel, match=complaint):
         load_model(tmp_path)

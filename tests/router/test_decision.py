@@ -204,6 +204,24 @@ def test_who_gave_the_case_back_does_not_get_it_again():
     assert (choice.department, choice.rule) == ("triage", "low_confidence")
 
 
+def test_more_is_asked_of_a_department_that_is_often_wrong_and_of_no_other():
+    wary = {"of_department": {"cards": 0.95}}
+    choice = asked(Read("x", scored(0.9, 0.05, 0.03, **wary)))
+    assert (choice.department, choice.rule) == ("triage", "low_confidence")
+    assert choice.explanation.model.threshold == 0.95
+    assert asked(Read("x", scored(0.96, 0.02, **wary))).stage == "model"
+    choice = asked(Read("x", scored(0.02, 0.02, 0.92, **wary)))
+    assert (choice.department, choice.explanation.model.threshold) == ("lending", 0.8)
+
+
+def test_a_threshold_is_that_of_who_is_left_to_choose():
+    wary = {"of_department": {"payments": 0.5}}
+    read = Read("x", replace(scored(0.5, 0.45, 0.01, **wary), threshold=0.4))
+    choice = asked(read, category="dispute")  # not for cards
+    assert (choice.department, choice.rule) == ("triage", "low_confidence")
+    assert choice.explanation.model.threshold == 0.5
+
+
 def test_without_a_candidate_nobody_is_suggested():
     choice = asked(Read("x", SURE_OF_CARDS), excluded=frozenset(ASSIGNABLE))
     assert (choice.rule, choice.explanation.model.top) == ("no_candidate", ())

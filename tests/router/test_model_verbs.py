@@ -20,13 +20,14 @@ from schemas.case import Customer
 from schemas.router import Candidate, Explanation, ModelSaid
 from services.router import learning, lessons, store
 from services.router.classifier import training
+from services.router.classifier.model import save_model
 from services.router.domain import Label, Routing
 from services.router.learning import Lesson
 from services.router.lessons import night, runs
 from services.router.rules import parse_rules
 from services.router.settings import RouterSettings
 from tests.given import NOW, a_case
-from tests.router.given import words_of
+from tests.router.given import sealed_model, words_of
 from tests.router.test_lessons import SWAPPED, rules, seed, write_model
 
 TESTED = """\
@@ -396,6 +397,18 @@ async def test_a_model_is_judged_on_cases_from_which_none_may_learn(hotline, tmp
         0,
         ["en-1 on 4 held-out cases", "  accuracy: 75.0% (35.6%-94.2% of 4)"],
     )
+    assert out.splitlines()[-1] == f"decides from confidence {model.card.threshold:.3f}"
+
+
+@pytest.mark.postgres
+async def test_a_models_own_limits_for_departments_are_told(hotline, tmp_path):
+    model, files = sealed_model(thresholds={"cards": 0.95})
+    save_model(files, tmp_path / "m")
+    found, _ = await hotline.printed("evaluate", tmp_path / "m")
+    assert (found["threshold"], found["thresholds"]) == (model.card.threshold, {"cards": 0.95})
+    await hotline("store", tmp_path / "m")
+    out, _, _ = await hotline("list", "--shipped", tmp_path / "nowhere")
+    assert f"  decides from confidence {model.card.threshold:.3f}, cards 0.950" in out.splitlines()
 
 
 @pytest.mark.postgres

@@ -107,7 +107,7 @@ def test_what_is_plain_is_learned_and_what_is_not_is_left_to_people():
     assert scored.department == "lending"
     assert scored.abstention(model.limits) is None
     assert scored.evidence("lending")[0].gram == "mortgage"
-    assert model.score("what about the quarrelsome neighbours").abstention(model.limits) is not None
+    assert model.score("quarrelsome neighbours every night").abstention(model.limits) == "unknown_words"
 
 
 @pytest.mark.usefixtures("learner")
@@ -155,6 +155,20 @@ def test_labels_without_meaning_give_a_model_that_never_decides():
     assert model.card.threshold is None
     assert model.card.metrics.precision is None
     assert model.score(texts[0]).abstention(model.limits) == "low_confidence"
+
+
+@pytest.mark.usefixtures("learner")
+def test_a_department_that_is_given_what_is_not_its_own_has_to_be_surer():
+    texts, labels = simple(600)
+    dice = np.random.default_rng(3)
+    for at, text in enumerate(texts):
+        if {"chip", "pin"} & set(text.split()) and dice.random() < 0.25:
+            labels[at] = "wealth"
+    card = train(texts, labels, "en", ABOUT).model.card
+    assert card.threshold is not None
+    assert card.thresholds["cards"] > card.threshold + 0.2
+    assert card.metrics.precision is not None
+    assert card.metrics.precision > 0.95
 
 
 @pytest.mark.usefixtures("learner")

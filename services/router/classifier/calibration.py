@@ -6,6 +6,7 @@ Everything here is fitted on out-of-fold scores: those of models that had not se
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,11 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 PRECISION = 0.95
-"""What the lower bound of an automatic decision's precision must reach."""
+"""What the lower bound of all automatic decisions' precision must reach, and the share of each department."""
 ONE_SIDED_95 = 1.6448536269514722
 """The standard normal's 95 % quantile."""
+LEAST_OF_DEPARTMENT = 100
+"""So many texts, of which it was the most likely, give a department a limit of its own."""
 BINS = 15
 _COLDEST, _HOTTEST = -0.5, 2.0  # log10 of the temperature; colder is only what no real text is: never wrong
 _NOISES = np.arange(21) / 200  # 0 … 10 %
@@ -50,12 +53,14 @@ class Realised:
 class Calibration:
     """What was fitted, and what it held on texts that it was not fitted on.
 
-    `threshold` is None when no confidence is high enough: the model then only suggests. `ece` and
-    `realised` are cross-checked: each fold was judged by what was fitted on the others.
+    `threshold` is None when no confidence is high enough: the model then only suggests. `of_department`
+    holds the limit of each department (by its column) that needs a higher one. `ece` and `realised` are
+    cross-checked: each fold was judged by what was fitted on the others.
     """
 
     scale: Scale
     threshold: float | None
+    of_department: Mapping[int, float]
     ece: float
     realised: Realised
 
@@ -120,16 +125,18 @@ def wilson_upper(successes: int, trials: int, z: float = ONE_SIDED_95) -> float:
     return 1 - wilson_lower(trials - successes, trials, z)
 
 
-def safe_threshold(confidence: Floats, correct: Bools, precision: float = PRECISION) -> float | None:
-    """Find the lowest confidence from which on the precision's one-sided 95 % lower bound is high enough.
+def safe_threshold(
+    confidence: Floats, correct: Bools, precision: float = PRECISION, z: float = ONE_SIDED_95
+) -> float | None:
+    """Find the lowest confidence from which on the precision's one-sided lower bound is high enough.
 
-    None when there is none, which at 95 % is always so with fewer than 52 texts.
+    None when there is none, which at 95 % is always so with fewer than 52 texts. `z` 0: the precision itself.
     """
     order = np.argsort(-confidence, kind="stable")
     ranked, right = confidence[order], np.cumsum(correct[order])
     last_of_its_value = np.append(ranked[1:] < ranked[:-1], True)[: len(ranked)]
     for at in np.flatnonzero(last_of_its_value)[::-1]:
-        if wilson_lower(int(right[at]), int(at) + 1) >= precision:
+        if wilson_lower(int(right[at]), int(at) + 1, z) >= precision:
             return float(ranked[at])
     return None
 
@@ -144,8 +151,25 @@ def realised(decided: Bools, correct: Bools) -> Realised:
     )
 
 
+def department_thresholds(
+    confidence: Floats, said: Ints, correct: Bools, least: int = LEAST_OF_DEPARTMENT
+) -> dict[int, float]:
+    """Find, by department, the lowest confidence from which on it alone is right often enough; else 1.
+
+    `said` int [texts] is each text's most likely department; those with fewer than `least` texts have no
+    limit of their own. The share itself must suffice, not its bound: with a 95 % bound for each, up to 7
+    points less were decided in cross-validation; the bound for all together is kept by the common limit.
+    """
+    found = {}
+    for department in np.flatnonzero(np.bincount(said) >= least).tolist():
+        mine = said == department
+        limit = safe_threshold(confidence[mine], correct[mine], z=0)
+        found[department] = 1.0 if limit is None else limit
+    return found
+
+
 def calibrate(scores: Floats, labels: Ints, folds: Ints, witnesses: Bools | None = None) -> Calibration:
-    """Fit scale and threshold on all texts; judge both fold by fold, as fitted on the others.
+    """Fit scale and thresholds on all texts; judge them fold by fold, as fitted on the others.
 
     `witnesses` bool [texts] marks one text of each group of copies: a bound that counted copies as if
     they had spoken independently would be no bound. None: all speak for themselves.
@@ -156,19 +180,48 @@ def calibrate(scores: Floats, labels: Ints, folds: Ints, witnesses: Bools | None
     decided = np.zeros(len(labels), np.bool_)
     for fold in np.unique(folds):
         here, there = folds == fold, folds != fold
-        scale, threshold = _fit(scores[there], labels[there], heard[there])
-        held_out[here] = probabilities(scores[here], scale).max(axis=1)
-        decided[here] = held_out[here] >= threshold if threshold is not None else False
-    scale, threshold = _fit(scores, labels, heard)
+        fitted = _fit(scores[there], labels[there], heard[there])
+        held_out[here] = probabilities(scores[here], fitted.scale).max(axis=1)
+        decided[here] = fitted.decides(held_out[here], scores[here].argmax(axis=1))
+    whole = _fit(scores, labels, heard)
     return Calibration(
-        scale=scale,
-        threshold=threshold,
+        scale=whole.scale,
+        threshold=whole.threshold,
+        of_department={} if whole.threshold is None else whole.higher(whole.threshold),
         ece=expected_calibration_error(held_out, correct),
         realised=realised(decided, correct),
     )
 
 
-def _fit(scores: Floats, labels: Ints, heard: Bools) -> tuple[Scale, float | None]:
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Scale and limits, fitted together."""
+
+    scale: Scale
+    threshold: float | None
+    own: Mapping[int, float]
+
+    def decides(self, confidence: Floats, said: Ints) -> Bools:
+        """Tell which texts would be decided."""
+        if self.threshold is None:
+            return np.zeros(len(said), np.bool_)
+        return confidence >= np.maximum(self.threshold, _limits(self.own, said))
+
+    def higher(self, threshold: float) -> dict[int, float]:
+        """Keep the departments' limits that ask for more than the common one."""
+        return {department: own for department, own in self.own.items() if own > threshold}
+
+
+def _fit(scores: Floats, labels: Ints, heard: Bools) -> _Fit:
+    """The common limit is the lowest that is safe for what the departments' own let through."""
     scale = fit_scale(scores, labels)
     confidence = probabilities(scores[heard], scale).max(axis=1)
-    return scale, safe_threshold(confidence, scores[heard].argmax(axis=1) == labels[heard])
+    said = scores[heard].argmax(axis=1)
+    correct = said == labels[heard]
+    own = department_thresholds(confidence, said, correct)
+    passed = confidence >= _limits(own, said)
+    return _Fit(scale, safe_threshold(confidence[passed], correct[passed]), own)
+
+
+def _limits(own: Mapping[int, float], said: Ints) -> Floats:
+    return np.array([own.get(department, 0.0) for department in said.tolist()])

@@ -10,11 +10,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from services.router.classifier.calibration import Scale
 from services.router.classifier.scorer import STEEPEST, Features, Limits, Scored, Scorer
@@ -52,7 +60,8 @@ class Card(BaseModel):
     """What a model is: for whom, from which texts, how good, and the numbers beside its arrays.
 
     `left_out` counts the texts of departments that had too few to learn from; `members` says how much
-    each of the linear models counts whose sum this is; `files` holds each file's sha256.
+    each of the linear models counts whose sum this is; `files` holds each file's sha256. `thresholds` holds
+    those of departments that need a higher one than `threshold`; older models have none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -72,11 +81,23 @@ class Card(BaseModel):
     temperature: float = Field(gt=0)
     label_noise: float = Field(ge=0, lt=1)
     threshold: float | None = Field(ge=0, le=1)
+    thresholds: dict[str, float] = Field(default_factory=dict)
     margin: float = Field(default=0.15, ge=0, le=1)
     known: float = Field(default=0.3, ge=0, le=1)
     tokens: int = Field(default=3, ge=1)
     metrics: Metrics
     files: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _own_thresholds_are_higher(self) -> Self:
+        for department, threshold in self.thresholds.items():
+            if department not in self.departments:
+                raise ValueError(f"thresholds: {department!r} is none of the departments")
+            if self.threshold is None or not self.threshold < threshold <= 1:
+                raise ValueError(
+                    f"thresholds: {department!r} needs more than the common {self.threshold}, at most 1"
+                )
+        return self
 
 
 class _Vocabulary(BaseModel):
@@ -98,7 +119,7 @@ class Model:
     def limits(self) -> Limits:
         """From when on its scores decide."""
         card = self.card
-        return Limits(threshold=card.threshold, margin=card.margin, known=card.known, tokens=card.tokens)
+        return Limits(card.threshold, card.margin, card.known, card.tokens, card.thresholds)
 
     def score(self, text: str) -> Scored:
         """Score a text; see `Scorer.score`."""

@@ -8,7 +8,7 @@ do. So a score does not depend on the order of summation nor on the library that
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Literal
@@ -56,12 +56,22 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """From when on a score decides: shares 0 … 1; `threshold` None = never, `tokens` = shortest text."""
+    """From when on a score decides: shares 0 … 1; `threshold` None = never, `tokens` = shortest text.
+
+    `of_department` holds the thresholds of departments that need a higher one than the others.
+    """
 
     threshold: float | None
     margin: float = 0.15
     known: float = 0.3
     tokens: int = 3
+    of_department: Mapping[str, float] = field(default_factory=dict)
+
+    def threshold_of(self, department: str) -> float | None:
+        """The least confidence at which a department is decided for; None = never."""
+        if self.threshold is None:
+            return None
+        return max(self.threshold, self.of_department.get(department, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +144,8 @@ class Scored:
             return "too_short"
         if self.known < limits.known:
             return "unknown_words"
-        if limits.threshold is None or self.confidence < limits.threshold:
+        threshold = limits.threshold_of(self.department)
+        if threshold is None or self.confidence < threshold:
             return "low_confidence"
         return "low_margin" if self.margin < limits.margin else None
 

@@ -1,7 +1,7 @@
 """From labelled texts to a model; needs scikit-learn (`pip install hotline[train]`), serving does not.
 
 A model is the sum of two linear ones, collapsed into one: a logistic regression on tf-idf of n-grams and
-fragments, and one on n-grams scaled by naive Bayes' log-count ratios (after Wang and Manning, Baselines
+fragments, and one on the same scaled by naive Bayes' log-count ratios (after Wang and Manning, Baselines
 and Bigrams, 2012), which helps where a department has many long texts. How much the second counts is
 chosen, and the confidence calibrated, on scores of texts that the scorer had not seen. Support vector
 machines are right as often, but rank the departments behind the first less well.
@@ -13,7 +13,8 @@ import argparse
 import random
 import re
 import sys
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
@@ -50,9 +51,11 @@ TEXTS, MODELS = HERE / "texts.yaml", HERE / "models"
 _SEED = 0
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 _RAREST = {"en": (2, 3), "zh": (3, 3)}  # in how many texts an n-gram and a fragment must stand
-_SHARES = (0.0, 1.0, 2.0)  # of the regression on scaled n-grams, tried
+_SHARES = (0.0, 1.0, 2.0)  # of the regression on scaled features, tried
 _SMOOTHING = 0.1
-_COST = 10.0  # of an error, against the size of the weights
+# The cost of an error, against the size of the weights; and how far from the best fit a solver may stop.
+_PLAIN = 10.0, 0.1
+_SCALED = {"en": (10.0, 0.1), "zh": (20.0, 0.3)}
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -126,6 +129,7 @@ def train(
         temperature=calibrated.scale.temperature,
         label_noise=calibrated.scale.noise,
         threshold=calibrated.threshold,
+        thresholds={departments[at]: own for at, own in calibrated.of_department.items()},
         metrics=_metrics(departments, target, scores.argmax(axis=1), calibrated),
     )
     # invented texts are nobody's secrets
@@ -248,7 +252,7 @@ class _Corpus:
     def __init__(self, texts: Sequence[str], language: Language, departments: int) -> None:
         words = [tokens(normalise(text)) for text in texts]
         self.departments = departments
-        self.rarest = _RAREST[language]
+        self.rarest, self.scaled = _RAREST[language], _SCALED[language]
         self.of_gram = _counted(grams(of_text) for of_text in words)
         parts = cache(fragments)
         self.of_fragment = _counted(
@@ -260,17 +264,16 @@ class _Corpus:
 def _counted(texts: Iterable[Iterable[str]]) -> _Counts:
     from scipy.sparse import csr_matrix
 
-    columns: dict[str, int] = {}
-    indices: list[int] = []
-    counts: list[int] = []
-    ends = [0]
+    columns: defaultdict[str, int] = defaultdict()
+    columns.default_factory = columns.__len__  # who is asked for the first time gets the next column
+    indices, counts, ends = array("q"), array("q"), [0]
     for of_text in texts:
-        for name, count in Counter(of_text).items():
-            indices.append(columns.setdefault(name, len(columns)))
-            counts.append(count)
+        counted = Counter(of_text)
+        indices.extend(map(columns.__getitem__, counted))
+        counts.extend(counted.values())
         ends.append(len(indices))
-    shape = (len(ends) - 1, len(columns))
-    return _Counts(tuple(columns), csr_matrix((np.array(counts, np.int64), indices, ends), shape=shape))
+    rows = csr_matrix((np.array(counts), np.array(indices), ends), shape=(len(ends) - 1, len(columns)))
+    return _Counts(tuple(columns), rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,10 +315,8 @@ class _Fitted:
     scaled: tuple[Floats, Floats]
 
     def mixed(self, share: float) -> tuple[Floats, Floats]:
-        """The sum of both as one linear model, the regression on scaled n-grams taken `share` times."""
-        weights = self.plain[0].copy()
-        weights[: len(self.scaled[0])] += share * self.scaled[0]
-        return weights, self.plain[1] + share * self.scaled[1]
+        """The sum of both as one linear model, the regression on scaled features taken `share` times."""
+        return self.plain[0] + share * self.scaled[0], self.plain[1] + share * self.scaled[1]
 
 
 def _fit(corpus: _Corpus, target: Ints, rows: Ints) -> _Fitted:
@@ -330,15 +331,18 @@ def _fit(corpus: _Corpus, target: Ints, rows: Ints) -> _Fitted:
     both = hstack([by_gram, of_fragment.vectors(corpus.of_fragment.rows[rows])]).tocsr()
     unit = 2**-0.5 if len(of_fragment.columns) else 1.0  # as long a vector with fragments as without
     even = np.full((corpus.departments, both.shape[1]), unit)
+    ratios = unit * _ratios(unit * both, labels, corpus.departments)
     return _Fitted(
         of_gram,
         of_fragment,
-        plain=_regressions(both, labels, even),
-        scaled=_regressions(by_gram, labels, _ratios(by_gram, labels, corpus.departments)),
+        plain=_regressions(both, labels, even, *_PLAIN),
+        scaled=_regressions(both, labels, ratios, *corpus.scaled),
     )
 
 
-def _regressions(vectors: Matrix, labels: Ints, scales: Floats) -> tuple[Floats, Floats]:
+def _regressions(
+    vectors: Matrix, labels: Ints, scales: Floats, cost: float, tolerance: float
+) -> tuple[Floats, Floats]:
     """Fit each department against the rest, on features scaled by its row of `scales`."""
     from sklearn.linear_model import LogisticRegression
 
@@ -347,7 +351,12 @@ def _regressions(vectors: Matrix, labels: Ints, scales: Floats) -> tuple[Floats,
     for department, scale in enumerate(scales):
         scaled.data = vectors.data * scale[vectors.indices]
         fitted = LogisticRegression(
-            C=_COST, class_weight="balanced", solver="liblinear", dual=True, random_state=_SEED, tol=0.1
+            C=cost,
+            class_weight="balanced",
+            solver="liblinear",
+            dual=True,
+            random_state=_SEED,
+            tol=tolerance,
         ).fit(scaled, labels == department)
         weights.append(fitted.coef_[0] * scale)
         bias.append(fitted.intercept_[0])
@@ -394,9 +403,8 @@ def _out_of_fold(corpus: _Corpus, target: Ints, folds: Ints) -> tuple[Floats, Fl
         by_gram = fitted.of_gram.vectors(corpus.of_gram.rows[held_out])
         by_fragment = fitted.of_fragment.vectors(corpus.of_fragment.rows[held_out])
         cut = len(fitted.of_gram.columns)
-        weights, bias = fitted.plain
-        plain[held_out] = by_gram @ weights[:cut] + by_fragment @ weights[cut:] + bias
-        scaled[held_out] = by_gram @ fitted.scaled[0] + fitted.scaled[1]
+        for scores, (weights, bias) in ((plain, fitted.plain), (scaled, fitted.scaled)):
+            scores[held_out] = by_gram @ weights[:cut] + by_fragment @ weights[cut:] + bias
     return plain, scaled
 
 

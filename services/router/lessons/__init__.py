@@ -27,7 +27,7 @@ from services.router.classifier.text import Language, language_of
 from services.router.decision import Desk
 from services.router.domain import Routing
 from services.router.learning import TRAILING, Both, Decided, Gauge, Lesson, gauges, windows_before
-from services.router.reading import NOBODY, Reading, pack, unpack
+from services.router.reading import NOBODY, Reading, pack, stored_rules, unpack
 from services.router.rules import BadRules, Ruleset, parse_rules
 
 Role: TypeAlias = Literal["active", "shadow"]
@@ -75,12 +75,9 @@ async def activate_rules(tx: Tx, document: str, act: Act) -> tuple[Ruleset, bool
         raise Refused("rules not activated", str(error), "hotline rules check FILE") from None
     await tx.execute("lock table rulesets in share row exclusive mode")
     await _refuse_reused(tx, ruleset)
-    newest = await tx.fetchrow("select sha256, document from rulesets order by activation_id desc limit 1")
-    if (
-        newest is not None
-        and newest["sha256"] == ruleset.sha256
-        and _reads_as(newest["document"], ruleset.sha256)
-    ):
+    newest = await tx.fetchval("select sha256 from rulesets order by activation_id desc limit 1")
+    # What was damaged may be activated again.
+    if newest == ruleset.sha256 and isinstance(await stored_rules(tx, newest), Ruleset):
         return ruleset, False
     await tx.execute(
         "insert into rulesets (version, sha256, document, by, reason, activated_at)"
@@ -95,14 +92,6 @@ async def activate_rules(tx: Tx, document: str, act: Act) -> tuple[Ruleset, bool
     body = RulesetActivated(version=ruleset.ruleset, sha256=ruleset.sha256, by=act.by, reason=act.reason)
     await _say(tx, body, act)
     return ruleset, True
-
-
-def _reads_as(document: str, sha256: str) -> bool:
-    """Whether what is stored are these rules still: what was damaged may be activated again."""
-    try:
-        return parse_rules(document).sha256 == sha256
-    except BadRules:
-        return False
 
 
 async def _refuse_reused(tx: Tx, ruleset: Ruleset) -> None:
@@ -137,19 +126,17 @@ class ActivatedRules:
 async def activated_rules(tx: Tx, most: int) -> list[ActivatedRules]:
     """List what was put in force, the last first."""
     rows = await tx.fetch(
-        "select version, sha256, by, reason, activated_at, document from rulesets"
-        " order by activation_id desc limit $1",
+        "select version, sha256, by, reason, activated_at from rulesets order by activation_id desc limit $1",
         most,
     )
     found = list[ActivatedRules]()
     state: Literal["in force", "cannot be loaded", "before"] = "cannot be loaded"
     for row in rows:
-        about = {name: value for name, value in row.items() if name != "document"}
         if state == "in force":
             state = "before"
-        elif state == "cannot be loaded" and _reads_as(row["document"], row["sha256"]):
+        elif state == "cannot be loaded" and isinstance(await stored_rules(tx, row["sha256"]), Ruleset):
             state = "in force"
-        found.append(ActivatedRules(**about, state=state))
+        found.append(ActivatedRules(**row, state=state))
     return found
 
 
