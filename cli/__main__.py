@@ -156,20 +156,28 @@ def migrate(folder: Folder = UP, json: Json = False) -> None:
 @case_app.command("show")
 def case_show(
     asked: Annotated[str, typer.Argument(metavar="ID|NUMBER", help="Case id, case number C-…, or call id.")],
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why you read what the customer said since; kept for ever.")
+    ] = "",
+    by: Annotated[str, typer.Option("--by", help="Who reads; the account's name if nobody is named.")] = "",
     folder: Folder = UP,
     json: Json = False,
 ) -> None:
-    """Print a case's history in order, with the time between steps."""
+    """Print a case's history in order, with the time between steps, and why it was routed or parked."""
     from cli import show
-    from cli.history import case_id_of, history, state
+    from cli.history import case_id_of, history, opened, state
     from cli.world import World
+    from services.intake.customers.record import Refused
 
     async def work() -> dict[str, Any] | None:
-        place = World(folder).place()
+        world = World(folder)
+        place = world.place()
         case_id = await case_id_of(place, asked)
         lines = await history(place, case_id) if case_id else []
         if not lines or case_id is None:
             return None
+        if reason:
+            lines = await opened(world, lines, by, reason)
         before = [None, *(line.at for line in lines)]
         return {
             "case_id": str(case_id),
@@ -177,7 +185,11 @@ def case_show(
             "history": [line.as_json(at) for line, at in zip(lines, before, strict=False)],
         }
 
-    found = run(work())
+    try:
+        found = run(work())
+    except Refused as refused:
+        what = f"refused: {refused.code.replace('_', ' ')}"
+        raise typer.Exit(say(what, refused.why, refused.next_step, PROBLEM)) from None
     if found is None:
         raise typer.Exit(
             say("no such case", f"nobody has said anything about {asked}", "hotline events tail", PROBLEM)

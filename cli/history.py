@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from chassis.ids import is_case_number
 from chassis.outbox import unpack
 from cli.world import Place, connected
+from schemas.envelope import BY_WIRE, Body
+from schemas.intake import ContactAttached
+from schemas.router import CaseParked, CaseRouted
 from schemas.topics import STAGES
+
+if TYPE_CHECKING:
+    from cli.world import World
+
+SEALED = "[sealed]"
+"""Stands for what a customer said, until somebody says why he reads it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One thing that was said about a case."""
+    """One thing that was said about a case; `tells` is what a person asks of it.
+
+    `words`: whose, and what the customer said, sealed.
+    """
 
     at: datetime
     stage: str
@@ -25,6 +38,8 @@ class Line:
     cause: str | None
     topic: str
     sent: bool
+    tells: dict[str, Any]
+    words: tuple[str, str] | None = None
 
     def as_json(self, before: datetime | None) -> dict[str, Any]:
         """The line for a script; `after_ms` is the time since the line before."""
@@ -39,6 +54,7 @@ class Line:
             "cause": self.cause,
             "topic": self.topic,
             "sent": self.sent,
+            **self.tells,
         }
 
 
@@ -73,7 +89,7 @@ async def history(place: Place, case_id: UUID) -> list[Line]:
     for stage in STAGES:
         async with connected(place, stage) as database, database.session() as tx:
             rows = await tx.fetch(
-                "select topic, headers, u.batch is null as sent from outbox"
+                "select topic, headers, value, u.batch is null as sent from outbox"
                 " left join unpublished u using (batch) where correlation = $1",
                 str(case_id),
             )
@@ -85,6 +101,8 @@ async def history(place: Place, case_id: UUID) -> list[Line]:
 def _line(stage: str, row: Any) -> Line:
     headers = {name: value.decode() for name, value in unpack(row["headers"])}
     sequence = headers.get("ce_sequence")
+    kind = BY_WIRE.get(headers["ce_type"])
+    said = kind.body.parse(row["value"]) if kind is not None and kind.body in _TELLING else None
     return Line(
         datetime.fromisoformat(headers["ce_time"]),
         stage,
@@ -94,7 +112,52 @@ def _line(stage: str, row: Any) -> Line:
         headers.get("ce_causationid"),
         row["topic"],
         row["sent"],
+        _tells(said),
+        _words(said),
     )
+
+
+_TELLING = (CaseRouted, CaseParked, ContactAttached)
+
+
+def _tells(said: Body | None) -> dict[str, Any]:
+    match said:
+        case CaseRouted(why=why):
+            return {"why": why.model_dump(include={"stage", "by", "reason"})}
+        case CaseParked(reason=reason):
+            return {"reason": reason}
+        case ContactAttached(text=text):
+            return {"text": SEALED if text else None}
+    return {}
+
+
+def _words(said: Body | None) -> tuple[str, str] | None:
+    match said:
+        case ContactAttached(customer_ref=str(ref), text=str(text)):
+            return ref, text
+    return None
+
+
+async def opened(world: World, lines: Sequence[Line], by: str, reason: str) -> list[Line]:
+    """Open what customers said; who reads it, and why, is kept with each of them first.
+
+    `[erased]` where the key is gone. Raises Refused for a customer whom nobody knows.
+    """
+    from cli import customers
+
+    refs = sorted({line.words[0] for line in lines if line.words})
+    async with customers.opened(world) as books:
+        for ref in refs:
+            await books.noted(ref, "viewed", by, reason)
+    vault = await world.vault(world.place())
+    try:
+        await vault.ready(refs)
+        return [
+            replace(line, tells={**line.tells, "text": vault.open(*line.words)}) if line.words else line
+            for line in lines
+        ]
+    finally:
+        await vault.close()
 
 
 async def state(place: Place, case_id: UUID) -> dict[str, str]:

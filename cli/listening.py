@@ -334,14 +334,17 @@ async def check_webhook(world: World, source: Webhook, seconds: float, *, quiet:
     async with connected(world.place(), "intake") as database:
         since = await _now(database)
         await asyncio.sleep(seconds)
-        delivered, refused = await _arrived(database, source.name, since)
+        delivered, refused, why = await _arrived(database, source.name, since)
         counts_on = not source.every_event or await _is_numbered(database, source.name)
     after = await asyncio.to_thread(_counts, world, source.name)
     seen = after - before
     duplicates = seen.pop(_DUPLICATES, 0)
+    # What says nothing to us is no fault of the sender's: most switches say more than we need.
+    refused.pop(_UNKNOWN, None)
+    of_no_use = why.pop(_UNKNOWN, "")
     rows = [
         _row(need, seen[name], "seen" if seen[name] else "unproven")
-        for need in NEEDS[source.kind]
+        for need in _needs_of(source)
         for name in [BY_BODY[need.kind].name]
     ]
     return {
@@ -352,11 +355,21 @@ async def check_webhook(world: World, source: Webhook, seconds: float, *, quiet:
         "deliveries": delivered,
         "duplicates": duplicates,
         "refused": refused,
+        "why": why,
+        "of_no_use": of_no_use,
         "facts": dict(seen),
         "needs": rows,
         "faults": [] if counts_on else [_NOT_NUMBERED],
         "fine": not _lacking(rows) and not refused and counts_on,
     }
+
+
+def _needs_of(source: Webhook) -> tuple[Need, ...]:
+    needs = NEEDS[source.kind]
+    if source.kind == "freeswitch" and source.every_event:
+        # With fewer the numbers have gaps.
+        return tuple(need._replace(fix="event json ALL") for need in needs)
+    return needs
 
 
 _NOT_NUMBERED = (
@@ -380,7 +393,7 @@ def _url(world: World, source: Webhook) -> str:
     return f"http://127.0.0.1:{port}/telephony/{source.name}"
 
 
-_FOREIGN, _DUPLICATES = "of no use to us", "duplicates"
+_FOREIGN, _DUPLICATES, _UNKNOWN = "of no use to us", "duplicates", "unknown_type"
 
 
 def _counts(world: World, source: str) -> Counter[str]:
@@ -422,18 +435,22 @@ async def _now(database: Database) -> datetime:
     return now
 
 
-async def _arrived(database: Database, source: str, since: datetime) -> tuple[int, dict[str, int]]:
+async def _arrived(
+    database: Database, source: str, since: datetime
+) -> tuple[int, dict[str, int], dict[str, str]]:
+    """What came since then: how many deliveries, what was refused by reason, and what it last was."""
     async with database.session() as tx:
         delivered: int = await tx.fetchval(
             "select count(*) from deliveries where source = $1 and received_at >= $2", source, since
         )
         rows = await tx.fetch(
-            "select reason, count(*) as n from refused_deliveries"
-            " where source = $1 and received_at >= $2 group by reason order by 2 desc",
+            "select reason, count(*) as n, (array_agg(explanation order by refused_id desc))[1] as last"
+            " from refused_deliveries where source = $1 and received_at >= $2"
+            " group by reason order by 2 desc",
             source,
             since,
         )
-    return delivered, {row["reason"]: row["n"] for row in rows}
+    return delivered, {row["reason"]: row["n"] for row in rows}, {row["reason"]: row["last"] for row in rows}
 
 
 def print_check(found: Mapping[str, Any]) -> None:
@@ -442,7 +459,11 @@ def print_check(found: Mapping[str, Any]) -> None:
         show.lines([f"POST {found['url']}", f"  {found['auth']}"])
         show.table(found["source"], [{"what": what, "facts": n} for what, n in found["facts"].items()])
         show.lines([f"{found['deliveries']} deliveries kept, {found['duplicates']} known before"])
-        show.faults(f"refused: {reason} ×{n}" for reason, n in found["refused"].items())
+        show.faults(
+            f"refused: {reason} ×{n}, last: {found['why'][reason]}" for reason, n in found["refused"].items()
+        )
+        if found["of_no_use"]:
+            show.lines([f"of no use to us, kept and counted: {found['of_no_use']}"])
         if not any(found[one] for one in ("deliveries", "duplicates", "facts", "refused")):
             show.faults(["nothing arrived: is the sender's address this one?"])
     _print_needs(found)
@@ -455,12 +476,16 @@ def _print_needs(found: Mapping[str, Any]) -> None:
     from rich.markup import escape
 
     for need in found["needs"]:
-        lacking = need["verdict"] not in _ENOUGH
         sign = _SIGNS.get(need["verdict"], "[red]✗[/red]" if need["needed"] else "[yellow]—[/yellow]")
-        show.out.print(f"{sign} {need['event']} → {need['means']}  ({need['seen']} seen)", highlight=False)
-        if lacking:
-            word = "missing" if need["verdict"] == "missing" else "not seen in this time"
-            show.out.print(f"    {word}; {need['where']}:", highlight=False)
-            show.out.print(f"    {escape(need['fix'])}", highlight=False, soft_wrap=True)
+        line = f"{sign} {need['event']} → {need['means']}  ({need['seen']} seen)"
+        show.out.print(line, highlight=False, soft_wrap=True)
+    lacking = [need for need in found["needs"] if need["verdict"] not in _ENOUGH]
+    # What one line would add is named together, and the line once.
+    for where, fix in dict.fromkeys((need["where"], need["fix"]) for need in lacking):
+        here = [need for need in lacking if (need["where"], need["fix"]) == (where, fix)]
+        events = ", ".join(dict.fromkeys(need["event"] for need in here))
+        word = "missing" if any(need["verdict"] == "missing" for need in here) else "not seen in this time"
+        for line in (f"{word}: {events}", f"  {where}:", f"  {fix}"):
+            show.out.print(escape(line), highlight=False, soft_wrap=True)
     for fault in found["faults"]:
         show.out.print(f"[red]✗[/red] {escape(fault)}", highlight=False)

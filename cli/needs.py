@@ -114,7 +114,8 @@ NEEDS: Mapping[str, tuple[Need, ...]] = {
     ),
     "freeswitch": _hook(
         "FreeSWITCH, the forwarder's event socket",
-        "event json CHANNEL_CREATE CHANNEL_HANGUP_COMPLETE CUSTOM callcenter::info",
+        "event json CHANNEL_CREATE CHANNEL_HANGUP_COMPLETE CHANNEL_HOLD CHANNEL_UNHOLD RECORD_STOP"
+        " CUSTOM callcenter::info",
         *("CHANNEL_CREATE", "member-queue-start", "bridge-agent-start", "bridge-agent-end"),
         *("member-queue-end", "CHANNEL_HANGUP_COMPLETE"),
     ),

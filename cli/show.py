@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 out = Console()
 err = Console(stderr=True)
@@ -147,6 +148,9 @@ def status(overview: dict[str, Any], *, hints: bool = False) -> None:
             "",
         )
     out.print(table)
+    for name, stage in overview["stages"].items():
+        if stage["paused"]:
+            lines([f"paused: {paused(name, stage['paused'])}", f"  next: hotline group resume {name}"])
     if all(stage["state"] == "stopped" for stage in overview["stages"].values()):
         out.print("next: hotline up")
     if hints:
@@ -173,6 +177,8 @@ def findings(found: list[tuple[bool, str, str]]) -> None:
 
 def case(found: dict[str, Any]) -> None:
     """Print a case's history."""
+    from cli.history import SEALED
+
     stands = ", ".join(f"{stage}: {phase}" for stage, phase in found["stages"].items())
     out.print(f"case {found['case_id']}  ({stands})", highlight=False)
     table = Table(box=None)
@@ -180,11 +186,24 @@ def case(found: dict[str, Any]) -> None:
         table.add_column(column)
     for line in found["history"]:
         after = "" if line["after_ms"] is None else f"+{line['after_ms']:g} ms"
-        sent = "" if line["sent"] else "  [yellow]not sent yet[/yellow]"
-        table.add_row(
-            line["at"][11:23], after, line["stage"], line["event"] + sent, _or_dash(line["sequence"])
-        )
+        said = Text(line["event"])
+        if not line["sent"]:
+            said.append("  not sent yet", "yellow")
+        if told := _told(line):
+            said.append(f"\n  {told}", "dim")
+        table.add_row(line["at"][11:23], after, line["stage"], said, _or_dash(line["sequence"]))
     out.print(table)
+    if any(line.get("text") == SEALED for line in found["history"]):
+        lines(["next: --reason WHY opens what is sealed"])
+
+
+def _told(line: dict[str, Any]) -> str:
+    """Say what one event tells: why a case was routed or parked, what the customer said."""
+    why = line.get("why")
+    if why is None:
+        return line.get("reason") or line.get("text") or ""
+    by, reason = why["by"], why["reason"]
+    return f"{why['stage']}{f' by {by}' if by else ''}{f': {reason}' if reason else ''}"
 
 
 def events(rows: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -222,6 +241,10 @@ def banner(seen: Any) -> None:
         out.print(f"[green]NOTHING LOST[/green]{_canary(seen)}", highlight=False)
     if seen.dead:
         out.print(f"[yellow]{seen.dead} dead letters[/yellow]  → hotline dead list")
+    for group, entry in seen.paused.items():
+        out.print("[yellow]PAUSED[/yellow]", end=" ")
+        lines([f"{paused(group, entry)}; what waits for it is late, not lost"])
+        lines([f"  next: hotline group resume {group}"])
 
 
 _RANGES = 12
@@ -231,6 +254,11 @@ def blind(why: str) -> None:
     """Say that the observer cannot tell, and why."""
     out.print("[bold yellow]BLIND[/bold yellow]", end=" ")
     lines([f"{why}; nobody can say that nothing is lost"])
+
+
+def paused(group: str, entry: Mapping[str, Any]) -> str:
+    """Say in one line who has paused a group, since when, and why."""
+    return f"{group} by {entry['by']} since {entry['since'][:19]}: {entry['reason']}"
 
 
 def _canary(seen: Any) -> str:
@@ -306,7 +334,7 @@ def lag(rows: list[dict[str, Any]]) -> None:
             _summed([part["records"] for part in parts]),
             _longest([part["oldest_age_s"] for part in parts]),
             _longest([part["drain_eta_s"] for part in parts]),
-            _least([part["retention_headroom_s"] for part in parts]),
+            _left(parts),
         )
     out.print(table)
 
@@ -319,8 +347,11 @@ def _longest(values: list[float | None]) -> str:
     return "—" if any(value is None for value in values) else f"{max(value or 0.0 for value in values):.1f} s"
 
 
-def _least(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
+def _left(parts: list[dict[str, Any]]) -> str:
+    """Say how long retention leaves what waits; where a limit by size deletes, nobody can tell."""
+    if any(part["records"] and part.get("kept_by_size") for part in parts):
+        return "[red]unknown: by size[/red]"
+    known = [part["retention_headroom_s"] for part in parts if part["retention_headroom_s"] is not None]
     return f"{min(known) / 3600:.1f} h" if known else "—"
 
 
@@ -349,6 +380,60 @@ def explained(found: list[dict[str, Any]], why_blind: str = "") -> None:
             lines(["checked again now, found: " + (", ".join(handoff["answers_found"]) or "nothing")])
 
 
+def trace(found: Any) -> None:
+    """Print an event's causes and effects as a tree, a line or two each; what is missing in red."""
+    if found.blind:
+        blind(found.blind)
+    nodes = (*found.causes, found.event, *found.effects)
+    known = {node.event_id: node for node in nodes}
+    for node in nodes:
+        entry = node.as_json(known.get(node.cause))
+        indent = "  " * node.depth
+        mark = "▶" if node is found.event else "└" if node.depth else "·"
+        took = "" if entry["after_cause_ms"] is None else f"  +{entry['after_cause_ms']} ms"
+        where = f"{node.topic}/{_or_dash(node.partition)}/{_or_dash(node.offset)}"
+        unsent = "" if node.sent else "  not sent yet"
+        lines([f"{indent}{mark} {entry['event']}  {node.event_id}"])
+        lines([f"{indent}  {where}  {(entry['appended_at'] or '—')[11:23]}{took}{unsent}"])
+        for had in node.custody:
+            _had(indent, had)
+    for arrow in found.missing:
+        faults(_missing(arrow))
+    if found.cut:
+        lines(["there is more: only so many effects are shown"])
+
+
+def _had(indent: str, had: dict[str, Any]) -> None:
+    """Print who had an event, and for how long: red where the answer is missing, yellow where it is late."""
+    style = {"late": "yellow", "overdue": "yellow", "recovered": "yellow", "dead lettered": "red"}.get(
+        had["state"], "" if had["until"] or had["state"] in ("waiting", "open") else "red"
+    )
+    parts = f", parts {had['missing_parts']} are missing" if had["missing_parts"] else ""
+    due = f", due {had['due'][:19]}" if had["due"] and not had["until"] else ""
+    text = f"{indent}    {had['edge']}: {had['state']}, had it {_length(had['for_ms'])}{parts}{due}"
+    out.print(text, style=style or None, markup=False, highlight=False, soft_wrap=True)
+
+
+def _missing(arrow: dict[str, Any]) -> list[str]:
+    """Name one missing arrow, with what proves it."""
+    proof = arrow["evidence"]
+    what = f"missing: {arrow['edge']} of {arrow['event_id']}: {arrow['state']}"
+    if proof is None:
+        return [what]
+    committed = "" if proof["committed"] is None else f"the group stood at {proof['committed']}; "
+    read = f"{len(proof['barrier'])} partitions were read to their ends, taken after it"
+    note = f" ({proof['note']})" if proof["note"] else ""
+    return [
+        f"{what}{note}",
+        f"  verdict {proof['verdict']} at {proof['judged_at']}: {committed}{read}",
+        f"  next: hotline lost explain {arrow['event_id']}",
+    ]
+
+
+def _length(ms: int) -> str:
+    return f"{ms} ms" if ms < 10_000 else f"{ms / 1000:.0f} s" if ms < 600_000 else f"{ms / 60_000:.0f} min"
+
+
 def redriven(rows: list[dict[str, Any]], *, dry_run: bool) -> None:
     """Print what was sent again, and what could not be."""
     for row in rows:
@@ -360,12 +445,70 @@ def redriven(rows: list[dict[str, Any]], *, dry_run: bool) -> None:
         lines(["nothing to send"])
 
 
+def kinds(found: list[dict[str, Any]]) -> None:
+    """Print dead letters by what is wrong with them: how many, since when, one for an example."""
+    for kind in found:
+        one = kind["example"]
+        where = f"{one['topic']}/{one['partition']}/{one['offset']}"
+        lines(
+            [
+                f"{kind['count']} × {kind['group']}: {kind['reason']}: {kind['explanation']}",
+                f"    from {kind['first'][:19]} to {kind['last'][:19]}",
+                f"    for example {one['event_id']}  at {where}",
+            ]
+        )
+    lines(["next: hotline dead show ID · hotline dead list --each"] if found else ["none"])
+
+
 def letters(found: list[dict[str, Any]]) -> None:
     """Print dead letters with their reasons."""
     for handoff in found:
         letter = handoff["letter"] or {"reason": "—", "explanation": "not in quarantine", "first_seen": "—"}
         where = f"{handoff['topic']}/{handoff['partition']}/{handoff['offset']}"
         lines([f"{handoff['event_id']}  {where}", f"  {letter['reason']}: {letter['explanation']}"])
+
+
+def scrub(found: Any) -> None:
+    """Print what a second reading has found."""
+    since = datetime.fromtimestamp(found.since_ms / 1000, tz=UTC).isoformat(timespec="seconds")
+    if found.behind:
+        blind(found.behind)
+        return
+    for one in found.differences:
+        where = f"{one.place.topic}/{one.place.partition}/{one.offset}"
+        faults(
+            [
+                f"{one.event_id}  {one.edge}  at {where}",
+                f"  stored: {one.stored or 'nothing'}; read again: {one.found}: {one.why}",
+            ]
+        )
+    count = len(found.differences) or "no"
+    lines([f"{found.records} records since {since}, {found.handoffs} handoffs: {count} differences"])
+
+
+def sung(song: Any) -> None:
+    """Print whether a loss on purpose was named, and how fast."""
+    if song.flagged:
+        lines([f"named as dropped after {song.after_s:.2f} s"])
+        return
+    if song.blind:
+        blind(song.blind)
+    said = f"said to be {song.state}" if song.state else "not named"
+    lines([f"{said} after {song.after_s:.1f} s: {song.song}", "next: hotline status · hotline handoffs"])
+
+
+def followed(done: Any) -> None:
+    """Print what a pause, or its end, has come to."""
+    if done.pause is not None:
+        lines([f"paused: {paused(done.group, done.pause.as_json())}"])
+        if not done.done:
+            lines([f"{done.members} of it still read: they finish what they have", "next: hotline status"])
+        else:
+            lines([f"next: hotline lag · hotline group resume {done.group}"])
+        return
+    lines([f"{done.group} {'goes on where it was' if done.changed else 'was not paused'}"])
+    if not done.done:
+        lines(["nobody reads for it yet", "next: hotline status · hotline up"])
 
 
 def skip(plan: Any, *, dry_run: bool) -> None:
@@ -395,8 +538,9 @@ def action(one: Any) -> dict[str, Any]:
 
 def actions(chain: list[Any]) -> None:
     """Print what operators did."""
-    table = Table("number", "time (UTC)", "who", "verb", "how many", "why")
+    table = Table("number", "time (UTC)", "who", "verb", "what", "why")
     for one in chain:
         at = datetime.fromtimestamp(one.at_ms / 1000, tz=UTC).isoformat(timespec="seconds")
-        table.add_row(str(one.number), at, one.actor, one.verb, str(len(json.loads(one.target))), one.reason)
+        what = ", ".join(one.groups) or f"{len(json.loads(one.target))} handoffs"
+        table.add_row(str(one.number), at, one.actor, one.verb, what, one.reason)
     out.print(table if chain else "nobody has done anything")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +24,18 @@ for _group in STAGES:
 
 @dataclass(slots=True)
 class Tally:
-    """What was counted so far."""
+    """What was counted so far.
+
+    `over`: the calls whose own end was told; of others their legs are told of, those that began and those
+    that are over.
+    """
 
     types: Counter[str] = field(default_factory=Counter)
     offered: set[str] = field(default_factory=set)
     answered: set[str] = field(default_factory=set)
-    ended: set[str] = field(default_factory=set)
+    over: set[str] = field(default_factory=set)
+    legs: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    legs_over: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     abandoned: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     contacts_closed: dict[str, str] = field(default_factory=dict)
@@ -67,6 +73,11 @@ class Tally:
             _COUNTED[kind.body](self, body, record.timestamp / 1000, headers)
 
     # ------------------------------------------------------------ what it amounts to
+
+    @property
+    def ended(self) -> set[str]:
+        """The calls that are over: with the last of their legs, where only those are told to end."""
+        return self.over | {call for call, over in self.legs_over.items() if self.legs[call] <= over}
 
     @property
     def without_effect(self) -> list[str]:
@@ -157,7 +168,31 @@ def _first(name: str) -> Any:
     return count
 
 
+def _offered(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
+    tally.offered.add(body.call_id)
+    tally.legs[body.call_id].add(body.call_id)
+
+
+def _leg(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
+    tally.legs[body.call_id].add(body.leg_id or body.call_id)
+
+
+def _answered(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
+    tally.answered.add(body.call_id)
+    _leg(tally, body, at, headers)
+
+
+def _ended(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
+    if not body.leg_only:
+        tally.over.add(body.call_id)
+        return
+    tally.legs_over[body.call_id].add(body.leg_id or body.call_id)
+    if body.next_leg_id is not None:
+        tally.legs[body.call_id].add(body.next_leg_id)
+
+
 def _left(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
+    _leg(tally, body, at, headers)
     if body.reason == "abandoned":
         tally.abandoned.add(body.call_id)
 
@@ -194,9 +229,11 @@ def _died(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None
 
 
 _COUNTED: dict[type[Body], Any] = {
-    telephony.CallOffered: _call("offered"),
-    telephony.CallAnswered: _call("answered"),
-    telephony.CallEnded: _call("ended"),
+    telephony.CallOffered: _offered,
+    telephony.CallQueued: _leg,
+    telephony.CallAnswered: _answered,
+    telephony.CallTransferred: _leg,
+    telephony.CallEnded: _ended,
     telephony.CallRefused: _call("refused"),
     telephony.QueueLeft: _left,
     intake.RecordingRequested: _requested,

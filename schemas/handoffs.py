@@ -45,6 +45,7 @@ RATE = timedelta(days=7)
 
 _CONTACT: tuple[type[Body], ...] = (
     intake.ContactClosed,
+    intake.ContactContinued,
     intake.RepeatNoticed,
     intake.CallbackScheduled,
     intake.CallbackAttempted,
@@ -94,6 +95,7 @@ HANDOFFS: tuple[Handoff, ...] = (
                 intake.CaseAnswered,
                 intake.ContactAttached,
                 intake.ContactClosed,
+                intake.ContactContinued,
                 intake.CallbackScheduled,
                 intake.RecordingOverdue,
             ),
@@ -300,6 +302,7 @@ HANDOFFS: tuple[Handoff, ...] = (
 TERMINAL: tuple[type[Body], ...] = (
     intake.ContactAttached,
     intake.ContactClosed,
+    intake.ContactContinued,
     intake.RecordingOverdue,
     intake.RepeatNoticed,
     intake.CaseEscalated,

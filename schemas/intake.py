@@ -65,6 +65,14 @@ class ContactClosed(Body):
     referred_to: Code | None = None
 
 
+@message("intake.contact-continued", topic=CASES, key="call_id")
+class ContactContinued(Body):
+    """The call goes on: what was told as its end, at `ended_at`, ended one leg of it alone."""
+
+    call_id: Identifier
+    ended_at: Moment
+
+
 @message("intake.recording-overdue", topic=CASES, key="call_id")
 class RecordingOverdue(Body):
     """An answered call is over and the wrap-up time too, yet nobody recorded what it was about."""

@@ -210,10 +210,16 @@ class TranscriptPublished(CallEvent):
 
 @message("telephony.call-ended", topic=TOPIC, key="call_id")
 class CallEnded(CallEvent):
-    """The contact is over; exactly one per call."""
+    """The contact is over; exactly one per call.
+
+    With `leg_only` it is the leg that is over, one end for each leg, and the call with the last of them;
+    `next_leg_id` is the leg that goes on, where that is known.
+    """
 
     cause: Code
     total_ms: Milliseconds | None = None
+    leg_only: bool = False
+    next_leg_id: Identifier | None = None
 
 
 @message("telephony.source-interrupted", topic=TOPIC, key="source")

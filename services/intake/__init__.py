@@ -2,8 +2,8 @@
 
 Reads:    `telephony.calls` (what happened to calls), `intake.commands` (what agents record).
 Emits:    `intake.case-recorded`, `intake.case-answered`, `intake.case-escalated`,
-          `intake.contact-attached`, `intake.contact-closed`, `intake.recording-overdue`,
-          `intake.repeat-noticed`, `intake.callback-…`, `intake.command-refused`.
+          `intake.contact-attached`, `intake.contact-closed`, `intake.contact-continued`,
+          `intake.recording-overdue`, `intake.repeat-noticed`, `intake.callback-…`, `intake.command-refused`.
 Promises: every offered call ends in a case or in a closed contact with a reason; an answered call
           that nobody records is named when the wrap-up time is over, a promised callback that
           nobody makes when its time is over.

@@ -24,6 +24,7 @@ from schemas.telephony import (
     CallPositioned,
     CallQueued,
     CallRefused,
+    CallTransferred,
     PositionTold,
     QueueLeft,
     ReasonCaptured,
@@ -43,7 +44,8 @@ class Visit(Body):
     """One stay in a queue, and the talk that it led to; durations in milliseconds.
 
     `queue_told`, `answer_told`: the queueing, the answer was told itself, not only inferred from what
-    came after it. `place` is where the switch last said that the caller stood, `placed_at` when.
+    came after it. `place` is where the switch last said that the caller stood, `placed_at` when. `leg`:
+    on which leg the caller stayed, if not on the call's first.
     """
 
     number: int
@@ -61,6 +63,14 @@ class Visit(Body):
     placed_at: Moment | None = None
     queue_told: bool = False
     answer_told: bool = False
+    leg: Identifier | None = None
+
+
+class Leg(Body):
+    """One leg of a call whose source tells the ends of legs; not ended yet, where `ended_at` is None."""
+
+    ended_at: Moment | None = None
+    cause: Code = "unknown"
 
 
 class Told(Body):
@@ -126,7 +136,8 @@ def _wish(
 class Contact(Body):
     """What intake knows of one call.
 
-    `told_later`: which of the caller's particulars a later ring than the first told, and when.
+    `told_later`: which of the caller's particulars a later ring than the first told, and when. `legs`: what
+    was told of legs themselves; others are known from the stays on them.
     """
 
     call_id: Identifier
@@ -151,6 +162,7 @@ class Contact(Body):
     callback: Callback | None = None
     ended_at: Moment | None = None
     cause: Code | None = None
+    legs: dict[str, Leg] = Field(default_factory=dict)
     overdue: bool = False
     closed_for: Code | None = None
     case_id: UUID | None = None
@@ -185,6 +197,21 @@ class Contact(Body):
         Some sources count stays, others number them by what they are: only time orders those.
         """
         return max(self.visits, key=self._began, default=None)
+
+    def left_at(self, stay: Visit) -> datetime | None:
+        """When somebody left a queue, though nobody told: with the next stay, at the latest with the call."""
+        if stay.left_at is not None or stay.answered_at is not None:
+            return stay.left_at
+        later = [
+            other.queued_at
+            for other in self.visits
+            if other.queued_at
+            and stay.queued_at
+            and other.queued_at > stay.queued_at
+            # Within one second neither times nor numbers alone tell the order.
+            and self._began(other) > self._began(stay)
+        ]
+        return min(later, default=self.ended_at)
 
     def _began(self, stay: Visit) -> tuple[datetime, int]:
         began = stay.queued_at or stay.answered_at or stay.left_at or self.first_at
@@ -258,7 +285,7 @@ def offered(contact: Contact, event: CallOffered) -> Contact:
 
 def queued(contact: Contact, event: CallQueued) -> Contact:
     """The caller waits; whoever has asked to be called back keeps this place."""
-    visit = _visit(contact, event.visit, event.queue)
+    visit = _visit(contact, event)
     known = {
         "queued_at": _earlier(visit.queued_at if visit.queue_told else None, event.occurred_at),
         "queue_told": True,
@@ -275,7 +302,7 @@ def queued(contact: Contact, event: CallQueued) -> Contact:
 
 def positioned(contact: Contact, event: CallPositioned) -> Contact:
     """The switch says where the caller stands."""
-    visit = _visit(contact, event.visit, event.queue)
+    visit = _visit(contact, event)
     return _with(contact, visit.model_copy(update=_placed(visit, event.occurred_at, event.position)))
 
 
@@ -290,13 +317,13 @@ def _placed(visit: Visit, at: datetime, place: int | None) -> dict[str, Any]:
 
 def answered(contact: Contact, event: CallAnswered) -> Contact:
     """An agent has the call; that the same stay was also called left is a mistake of its source."""
-    visit = _visit(contact, event.visit, event.queue)
+    visit = _visit(contact, event)
     return _with(contact, _taken(visit, _Answer(True, event.occurred_at, event.agent, event.wait_ms)))
 
 
 def left(contact: Contact, event: QueueLeft) -> Contact:
     """The caller left the queue; the reason that says more is kept, the longer of two waits too."""
-    visit = _visit(contact, event.visit, event.queue)
+    visit = _visit(contact, event)
     if visit.answered_at is not None:
         return contact
     waits = [wait for wait in (visit.wait_ms, event.wait_ms) if wait is not None]
@@ -326,7 +353,7 @@ def refused(contact: Contact, event: CallRefused) -> Contact:
 
 def talked(contact: Contact, event: TalkEnded) -> Contact:
     """One talk is over; that it took place is also an answer, if the answer itself was lost."""
-    visit = _visit(contact, event.visit, event.queue)
+    visit = _visit(contact, event)
     told = (event.occurred_at, event.talk_ms)
     if visit.talk_ended_at is None or told < (visit.talk_ended_at, visit.talk_ms or 0):
         visit = visit.model_copy(update={"talk_ended_at": event.occurred_at, "talk_ms": event.talk_ms})
@@ -387,11 +414,59 @@ def wished(contact: Contact, event: CallbackRequested) -> Contact:
     return contact.model_copy(update={"callback": callback})
 
 
+def transferred(contact: Contact, event: CallTransferred) -> Contact:
+    """The call goes on with another leg, which will end by itself."""
+    return _with_leg(contact, event.leg_id, Leg())
+
+
 def ended(contact: Contact, event: CallEnded) -> Contact:
-    """The contact is over for telephony; of two ends the earlier one counts."""
-    if contact.ended_at is not None and contact.ended_at <= event.occurred_at:
+    """The contact is over for telephony, or one leg of it; of two ends the earlier one counts."""
+    if event.leg_only:
+        leg = Leg(ended_at=event.occurred_at, cause=event.cause)
+        contact = _with_leg(contact, event.leg_id or contact.call_id, leg)
+        return _with_leg(contact, event.next_leg_id, Leg())
+    told = _end_told(contact)
+    if told is not None and told <= event.occurred_at:
         return contact
-    return contact.model_copy(update={"ended_at": event.occurred_at, "cause": event.cause})
+    return contact.model_copy(update={"ended_at": event.occurred_at, "cause": event.cause, "legs": {}})
+
+
+def _with_leg(contact: Contact, name: str | None, leg: Leg) -> Contact:
+    """Note one leg, unless the end of the call itself was told: whoever tells that knows better."""
+    if name is None or _end_told(contact) is not None:
+        return contact
+    legs = {**contact.legs, name: min(contact.legs.get(name, leg), leg, key=_end)}
+    return contact.model_copy(update={"legs": dict(sorted(legs.items()))})
+
+
+def _end_told(contact: Contact) -> datetime | None:
+    return None if _legs_ended(contact) else contact.ended_at
+
+
+def _end(leg: Leg) -> tuple[bool, float, str]:
+    return leg.ended_at is None, leg.ended_at.timestamp() if leg.ended_at else 0.0, leg.cause
+
+
+def _legs_ended(contact: Contact) -> list[Leg]:
+    return [leg for leg in contact.legs.values() if leg.ended_at is not None]
+
+
+def with_its_end(contact: Contact) -> Contact:
+    """See whether the call is over, where only its legs are told to end: with the last, once none goes on."""
+    over = _legs_ended(contact)
+    if not over:
+        return contact
+    begun = {visit.leg or contact.call_id for visit in contact.visits} | contact.legs.keys()
+    if contact.offered_at is not None:
+        begun.add(contact.call_id)
+    last = max(over, key=_end) if len(over) == len(begun) else Leg()
+    cause = last.cause if last.ended_at else None
+    return contact.model_copy(update={"ended_at": last.ended_at, "cause": cause})
+
+
+def last_leg_end(contact: Contact) -> datetime | None:
+    """Tell when the last of the legs ended that have ended; None where legs are not told of."""
+    return max((leg.ended_at for leg in contact.legs.values() if leg.ended_at), default=None)
 
 
 def _earlier(one: datetime | None, other: datetime) -> datetime:
@@ -437,11 +512,15 @@ def _place_kept(contact: Contact, queue: str, asked_at: datetime) -> datetime:
     return max((at for at in stays if at <= asked_at), default=asked_at)
 
 
-def _visit(contact: Contact, number: int, queue: str) -> Visit:
+_Stay = CallQueued | CallPositioned | CallAnswered | QueueLeft | TalkEnded
+
+
+def _visit(contact: Contact, event: _Stay) -> Visit:
     for visit in contact.visits:
-        if visit.number == number:
+        if visit.number == event.visit:
             return visit
-    return Visit(number=number, queue=queue)
+    leg = event.leg_id if event.leg_id != contact.call_id else None
+    return Visit(number=event.visit, queue=event.queue, leg=leg)
 
 
 def _with(contact: Contact, visit: Visit) -> Contact:

@@ -27,6 +27,7 @@ from schemas.intake import (
     ClosingRequested,
     ContactAttached,
     ContactClosed,
+    ContactContinued,
     RecordingOverdue,
     RecordingRequested,
     RepeatNoticed,
@@ -186,6 +187,15 @@ def on_positioned(
     return _positioned(event, state, now, policy)
 
 
+def on_transferred(
+    event: Event[CallTransferred], state: Contact | None, now: datetime, policy: Policy
+) -> Outcome:
+    """A hand-over to a leg with an end of its own is worth noting; any other changes nobody's duty."""
+    if event.body.leg_id in (None, event.body.call_id):
+        return Ignored("informative")
+    return _transferred(event, state, now, policy)
+
+
 def on_informative(event: Event[Body], state: Contact | None, now: datetime, policy: Policy) -> Outcome:
     """A fact that changes nobody's duty; it stays on the topic for statistics."""
     return Ignored("informative")
@@ -200,18 +210,22 @@ def _weigh(
     said: Sequence[Body] = (),
 ) -> Outcome:
     """See what is due now, from what is known and not from what came last: the order cannot matter."""
-    events = [*said, *_promise_kept(before, contact)]
+    contact = facts.with_its_end(contact)
+    events = [*said, *_promise_kept(before, contact), *_goes_on(before, contact)]
     timers: list[Timer | Cancel] = []
+    resumed = before is not None and before.ended_at is not None and contact.ended_at is None
     if before is None:
         timers.append(Timer(LOST_TRACK, now + policy.longest_call))
     if contact.callback is not None:
         contact = _weigh_callback(contact, contact.callback, now, policy, events, timers)
     if contact.over:
-        if contact.settled or contact.agent is None:
+        if contact.settled or (contact.agent is None and not resumed):
             return Step(contact, tuple(events), tuple(timers), note=note)
-        # It was closed as unanswered, and has been answered: its record is owed after all.
+        # It was closed as unanswered, and has been answered, or goes on: its record is owed after all.
         contact = contact.model_copy(update={"closed_for": None})
         timers.append(Timer(LOST_TRACK, now + policy.longest_call))
+    elif resumed:
+        timers += [Cancel(SETTLE), Cancel(WRAP_UP), Timer(LOST_TRACK, now + policy.longest_call)]
     contact = _in_phase(contact)
     if contact.ended_at is None:
         return Step(contact, tuple(events), tuple(timers), note=note)
@@ -225,6 +239,16 @@ def _promise_kept(before: Contact | None, contact: Contact) -> list[Body]:
         return []
     by = contact.call_id
     return [CallbackAttemptReported(call_id=asked_by, agent=agent, outcome="answered", by_call_id=by)]
+
+
+def _goes_on(before: Contact | None, contact: Contact) -> list[Body]:
+    """If a leg has ended and the call has not, no record is owed yet, and whoever waits for one hears so."""
+    at = facts.last_leg_end(contact)
+    if at is None or contact.ended_at is not None or contact.settled:
+        return []
+    if before is not None and before.ended_at is None and facts.last_leg_end(before) == at:
+        return []
+    return [ContactContinued(call_id=contact.call_id, ended_at=at)]
 
 
 def _in_phase(contact: Contact) -> Contact:
@@ -554,6 +578,7 @@ def _callback_overdue(contact: Contact, fired_for: datetime) -> Outcome:
 
 
 _positioned = _on(facts.positioned, "positioned")
+_transferred = _on(facts.transferred, "transferred")
 
 DECISIONS: Decisions = {
     CallOffered: on_offered,
@@ -570,7 +595,7 @@ DECISIONS: Decisions = {
     ReasonCaptured: _on(facts.captured, "reason_captured"),
     CallPositioned: on_positioned,
     AgentOffered: on_informative,
-    CallTransferred: on_informative,
+    CallTransferred: on_transferred,
     SurveyAnswered: on_informative,
     RecordingPublished: on_informative,
     TranscriptPublished: on_informative,

@@ -496,6 +496,81 @@ def test_a_call_that_was_given_up_and_is_answered_after_all_is_watched_again():
     assert life.timers == {"lost-track": life.now + timedelta(hours=4)}
 
 
+# ------------------------------------------------------------ legs that end each by itself
+
+FIRST, SECOND = {"leg_id": "call-1"}, {"leg_id": "leg-2", "queue": "loans", "visit": 77}
+MOVED = [
+    OFFERED, telephony.CallQueued(**at(1), **FIRST, queue="cards", visit=1),
+    telephony.CallTransferred(**at(40), leg_id="leg-2", mode="unknown"),
+    telephony.QueueLeft(**at(41), **FIRST, queue="cards", visit=1, reason="unknown"),
+    telephony.CallEnded(**at(41), **FIRST, cause="disconnected", leg_only=True),
+    telephony.CallQueued(**at(50), **SECOND),
+    telephony.QueueLeft(**at(90), **SECOND, reason="abandoned"),
+    telephony.CallEnded(**at(90), leg_id="leg-2", cause="customer", leg_only=True),
+]  # fmt: skip
+CONSULTED = [
+    OFFERED, QUEUED, ANSWERED,
+    telephony.CallTransferred(**at(60), leg_id="leg-2", mode="unknown"),
+    telephony.CallEnded(**at(80), leg_id="leg-2", cause="agent", leg_only=True),
+    TALKED,
+    telephony.CallEnded(**at(121), **FIRST, cause="hangup_16", leg_only=True, next_leg_id="leg-2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("facts", [MOVED, CONSULTED], ids=["moved", "consulted"])
+@settings(max_examples=150)
+@given(st.data())
+def test_a_call_is_over_with_the_last_of_its_legs_in_any_order(facts, data):
+    order, again = data.draw(st.permutations(facts)), data.draw(st.lists(st.sampled_from(facts), max_size=4))
+    contact = lived([*order, *again]).state
+    assert contact == lived(facts).state
+    end = facts[-1]
+    assert (contact.phase, contact.ended_at, contact.cause) == ("ended", end.occurred_at, end.cause)
+
+
+def test_a_call_that_is_moved_on_is_not_closed_and_the_ledger_hears_why():
+    life = lived(MOVED[:5])
+    life.then(intake.ContactContinued)
+    assert (life.state.phase, life.state.ended_at) == ("queued", None)
+    assert life.timers == {"lost-track": NOW + timedelta(hours=4)}
+    fired(lived(MOVED), "settle").then(intake.ContactClosed)
+
+
+def test_of_a_leg_that_ends_while_another_goes_on_no_record_is_owed():
+    life = lived(CONSULTED[:-1])
+    assert (life.everything, life.timers) == (
+        [intake.ContactContinued(call_id="call-1", ended_at=at(80)["occurred_at"])],
+        {"lost-track": NOW + timedelta(hours=4)},
+    )
+    assert life.when(CONSULTED[4]).said == []
+    assert life.when(CONSULTED[-1]).timers == {"wrap-up": at(121)["occurred_at"] + timedelta(minutes=10)}
+
+
+def test_a_call_closed_for_the_end_of_a_leg_goes_on_with_the_next():
+    unheard = [fact for fact in MOVED if not isinstance(fact, telephony.CallTransferred)]
+    life = fired(lived(unheard[:4]), "settle").then(intake.ContactClosed)
+    life.when(unheard[4]).then(intake.ContactContinued)
+    assert (life.state.phase, life.state.closed_for) == ("queued", None)
+    assert life.timers == {"lost-track": life.now + timedelta(hours=4)}
+    for fact in unheard[5:]:
+        life.when(fact)
+    closed = fired(life, "settle").then(intake.ContactClosed).said[0]
+    assert (closed.queue, closed.reason) == ("loans", "abandoned")
+
+
+def test_an_answered_call_that_goes_on_owes_its_record_when_it_is_over():
+    life = lived([OFFERED, QUEUED, ANSWERED, CONSULTED[-1].model_copy(update={"next_leg_id": None})])
+    assert set(life.timers) == {"wrap-up"}
+    life.when(telephony.CallQueued(**at(122), **SECOND)).then(intake.ContactContinued)
+    assert set(life.timers) == {"lost-track"}
+
+
+def test_who_tells_the_end_of_the_call_itself_is_believed_whatever_legs_tell():
+    for order in ([ENDED, *MOVED], [*MOVED, ENDED], [*MOVED[:5], ENDED, *MOVED[5:]]):
+        assert lived(order).state.ended_at == ENDED.occurred_at
+        assert lived(order).state.legs == {}
+
+
 TOLD_TWICE = [
     telephony.CallRefused(**at(1), queue="vip", reason="joinempty"),
     telephony.CallRefused(**at(9), queue="cards", reason="full"),

@@ -32,7 +32,7 @@ from schemas import intake, telephony
 from schemas.case import Personal
 from schemas.envelope import BY_WIRE
 from services.intake import store
-from services.intake.app import STAGE, look_up
+from services.intake.app import STAGE
 from services.intake.customers import store as customers
 from services.intake.customers.erasure import erase
 from services.intake.customers.record import Person
@@ -46,14 +46,14 @@ from services.intake.door.house import House
 from services.intake.door.settings import DoorSettings
 from services.intake.sources.canonical import Mapped
 from tests.conftest import eventually
-from tests.given import headers_of
+from tests.given import headers_of, looked_up
 
 pytestmark = pytest.mark.postgres
 
 PHONE = "+8613800138000"
 CARD = "6222021234567894"
 assert luhn.is_valid(CARD)
-INTAKE = replace(STAGE, policy=Policy(), prepare=look_up)
+INTAKE = replace(STAGE, policy=Policy(), prepare=looked_up)
 CASE = {
     "language": "zh",
     "category": "dispute",
@@ -194,7 +194,8 @@ class Rig:
         records = self.log.records("intake.cases")
         events = [event for record in records if isinstance(event := read(record, BY_WIRE), Event)]
         async with self.database.transaction() as tx:
-            await cases.keep(tx, [event for event in events if type(event.body) in cases.STATES])
+            kinds = (*cases.STATES, intake.ContactAttached)
+            await cases.keep(tx, [event for event in events if isinstance(event.body, kinds)])
 
     def customer_in(self, call_id):
         recorded = [intake.CaseRecorded.parse(record.value).case for record in self.said("case-recorded")]
@@ -767,7 +768,8 @@ async def test_who_was_merged_is_one_customer_also_for_the_stage_and_the_assista
 
     await eventually(cancelled, what="the callback of the same customer")
     async with rig.database.session() as tx:
-        known = await store.known_callers(tx, [mine, theirs, "c-9"], utc_now() - timedelta(days=1))
+        known, families = await store.known_callers(tx, [mine, theirs, "c-9"], utc_now() - timedelta(days=1))
+    assert families == {mine: min(mine, theirs), theirs: min(mine, theirs), "c-9": "c-9"}
     assert (known[mine].contacts, known[theirs].contacts, known["c-9"]) == (4, 4, Known())
 
 
@@ -842,6 +844,28 @@ async def test_what_the_customer_says_of_an_open_case_goes_with_the_call_and_its
     await rig.ask("POST", "/calls/call-3/attach", {"case_id": case["case_id"]})
     silent = intake.ContactAttached.parse(rig.said("contact-attached")[1].value)
     assert (silent.customer_ref, silent.text) == (None, None)
+
+
+async def test_the_next_agent_reads_what_was_said_of_an_open_case_since(rig):
+    await rig.answered()
+    case = (await rig.ask("POST", "/calls/call-1/record", CASE, **key())).body
+    for number, text in ((2, "还没退款"), (3, "")):
+        await rig.answered(f"call-{number}")
+        asked = {"case_id": case["case_id"], **({"text": text} if text else {})}
+        await rig.ask("POST", f"/calls/call-{number}/attach", asked, **key(str(number)))
+    for _ in range(2):
+        await rig.view_cases()
+    await rig.answered("call-4")
+
+    async def added():
+        (found,) = (await rig.ask("GET", "/calls/call-4/pop")).body["open_cases"]
+        return [(call["call_id"], call["repeat_no"], call["text"]) for call in found["added"]]
+
+    assert await added() == [("call-3", 3, None), ("call-2", 2, "还没退款")]
+    ref = rig.vault.customer_ref(PHONE)
+    assert "还没退款" not in str(await rig.rows("select * from attached"))
+    await erase(rig.database, rig.vault, ref, "officer", "asked", utc_now())
+    assert "还没退款" not in (await rig.ask("GET", "/calls/call-4/pop")).text
 
 
 async def test_a_draft_ends_with_its_call_whoever_asks_for_the_verdict_and_is_not_kept_for_ever(rig):

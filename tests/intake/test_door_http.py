@@ -194,6 +194,23 @@ async def test_a_token_is_needed_when_there_are_tokens(rig, tmp_path):
     assert [answer.status_code for answer in (without, wrong, right)] == [401, 401, 202]
 
 
+async def test_the_application_says_no_in_one_shape_and_in_words_of_its_own(rig):
+    async with rig.client() as client:
+        answers = [
+            await client.get("/nowhere"),
+            await client.delete("/callbacks"),
+            await client.put("/calls/c/draft", content=b"{}", headers={"content-type": "text/plain"}),
+        ]
+        none = await client.post("/telephony/events", content=b"5", headers=STRUCTURED)
+    assert [(one.status_code, one.json()["error"]) for one in answers] == [
+        (404, "not_found"), (405, "method_not_allowed"), (422, "malformed"),
+    ]  # fmt: skip
+    assert all(one.json()["zh"] for one in answers[:2])
+    fault = {"path": "body", "problem": "is not a JSON object; send Content-Type: application/json"}
+    assert answers[2].json()["faults"] == [fault]
+    assert none.json()["refused"][0]["problem"] == "is not an object of named fields"
+
+
 @pytest.mark.parametrize("digest", ["sha256:" + "a" * 64, "A" * 64, "é" * 64, "right", ""])
 def test_a_token_file_with_a_digest_that_no_token_can_have_is_refused(tmp_path, digest):
     tokens = tmp_path / "tokens.yaml"

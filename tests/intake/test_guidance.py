@@ -1,5 +1,6 @@
 """What a caller is told, in which order; and when agents answer."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -8,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.intake.door.cases import STATES
 from services.intake.waiting.estimate import Estimate
 from services.intake.waiting.guidance import OpenCase, Situation, guide, reason_of
 from services.intake.waiting.hours import HOURS, BadHours, Calendar, callback_words, load_hours, opening_words
@@ -59,9 +61,7 @@ def test_everything_there_is_to_say_comes_in_this_order(knowledge):
     assert told.text("hours") == "现在是非工作时间，人工服务将于明天（11月26日星期四）08:30开始。"
     assert told.text("wait") == "您前面还有2位。预计等待约5分钟，一般不超过10分钟。"
     # 17:00 in London is the next day in Shanghai, and the caller is there.
-    assert told.text("case") == (
-        "您有一件事项正在处理，编号C-20261123-004217：信贷部正在办理，最近更新于11月25日。"
-    )
+    assert told.text("case") == "关于您的事项，编号C-20261123-004217：信贷部正在办理，最近更新于11月25日。"
     assert told.text("answer") == knowledge.articles["loan-prepayment"].zh.answer
     assert told.text("callback") == "如果不想等候，请按9：我们会给您回电，并保留您的排队位置。"
     assert told.text("menu").startswith("请选择来电原因：银行卡")
@@ -105,7 +105,9 @@ def test_who_is_in_no_queue_hears_of_no_place(knowledge):
     assert [prompt.kind for prompt in told.say] == ["greeting", "hours", "callback", "menu"]
     assert told.text("hours") == "Our agents are not at work now. They are back today at 13:00."
     assert told.text("callback") == "If you would like us to call you back, press 9."
-    assert told.position is None
+    assert (told.position, told.basis, told.unknown_because) == (None, "unknown", "closed")
+    elsewhere = guide(Situation("en", NOW, open=True), knowledge)
+    assert (elsewhere.position, elsewhere.unknown_because) == (None, "not_in_queue")
 
 
 def test_a_caller_is_greeted_once_and_told_of_a_broken_promise(knowledge):
@@ -134,12 +136,30 @@ def test_a_question_is_answered_or_said_to_have_no_answer(knowledge, language, q
 
 
 @pytest.mark.parametrize(
+    ("language", "agent"), [("en", "An agent will take care of it."), ("zh", "坐席接通后会为您处理。")]
+)
+def test_an_agent_is_promised_only_where_one_works(knowledge, language, agent):
+    asked = Situation(language, NOW, open=True, question="xyzzy")
+    after_hours = replace(asked, open=False)
+    assert guide(asked, knowledge).text("nothing_found").endswith(agent)
+    assert guide(replace(after_hours, position=1), knowledge).text("nothing_found").endswith(agent)
+    alone = guide(after_hours, knowledge).text("nothing_found")
+    assert alone
+    assert agent not in alone
+
+
+@pytest.mark.parametrize(
     ("state", "department", "language", "said"),
     [
         ("waiting", "cards", "en", "the cards department is waiting for further papers"),
         ("routed", "triage", "zh", "已转交相关部门"),
         ("parked", None, "en", "we are finding the responsible department"),
         ("resolved", "fraud", "zh", "已有结果，我们会通知您"),
+        ("answered", None, "en", "it was answered during your call"),
+        ("rejected", None, "zh", "不属于本行受理范围，我们会向您说明原因"),
+        ("withdrawn", "cards", "en", "you have withdrawn it"),
+        ("transferred", "cards", "en", "it is being passed on to another department"),
+        ("closed", "cards", "zh", "已结案"),
         ("some-later-state", "cards", "en", "it is being worked on"),
     ],
 )
@@ -147,6 +167,28 @@ def test_the_state_of_a_case_is_said_in_the_customers_words(knowledge, state, de
     case = OpenCase("C-1", state, NOW, department)
     told = guide(Situation(language, NOW, open=True, open_case=case), knowledge)
     assert said in told.text("case")
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+@pytest.mark.parametrize("state", sorted(set(STATES.values())))
+def test_every_state_of_a_case_has_words_of_its_own(knowledge, state, language):
+    def said(state):
+        case = OpenCase("C-1", state, NOW, "cards")
+        return guide(Situation(language, NOW, open=True, open_case=case), knowledge).text("case")
+
+    assert said(state) != said("some-later-state")
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "About your case, number C-1: you have been told the result. It was last updated on "),
+        ("zh", "关于您的事项，编号C-1：结果已告知您，最近更新于"),
+    ],
+)
+def test_a_case_with_a_result_is_not_called_open(knowledge, language, said):
+    told = guide(Situation(language, NOW, open=True, open_case=OpenCase("C-1", "told", NOW)), knowledge)
+    assert told.text("case").startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from chassis.ids import foreign_id
 from schemas import telephony
+from services.intake import domain
 from services.intake.sources import cloudevents, connect, freeswitch, genesys, twilio
 from services.intake.sources.canonical import BadPayload, Reading
 from services.intake.sources.cloudevents import MAX_BATCH, MAX_EVENT, CloudEvent, read_http
 from services.intake.sources.foreign import MOST, Payload, read_json, split_array, visit_of
 from services.intake.sources.sequence import Place
+from tests.given import Life
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NINE = datetime(2026, 11, 23, 9, tzinfo=UTC)
@@ -512,10 +514,10 @@ def test_connect_events_tell_a_call_that_is_passed_on_and_given_up():
             182,
             {"queue": "cards", "visit": 1, "agent": "agent-7", "talk_ms": 134_500, "wait_ms": 42_500},
         ),
-        ("CallEnded", 182, {"cause": "disconnected", "total_ms": 182_000}),
+        ("CallEnded", 182, {"cause": "disconnected", "total_ms": 182_000, "leg_only": True}),
         ("CallQueued", 181, second),
         ("QueueLeft", 241, {**second, "reason": "abandoned", "wait_ms": 60_000}),
-        ("CallEnded", 241, {"cause": "customer_disconnect"}),
+        ("CallEnded", 241, {"cause": "customer_disconnect", "leg_only": True}),
         ("WrapupDone", 212, {"agent": "agent-7", "acw_ms": 30_000}),
     ]
     facts = [fact for reading in readings[:8] for fact in reading.facts]
@@ -525,7 +527,7 @@ def test_connect_events_tell_a_call_that_is_passed_on_and_given_up():
 
 
 @pytest.mark.parametrize("passed_on", ["TRANSFER", "QUEUE_TRANSFER"])
-def test_a_connect_call_ends_with_the_contact_that_is_passed_on_to_no_other(passed_on):
+def test_a_connect_contact_that_is_passed_on_ends_alone_and_names_the_next(passed_on):
     events = fixture("connect_events")
     first, second = events[4], events[6]
     first["detail"]["nextContactId"] = second["detail"]["contactId"]
@@ -533,15 +535,54 @@ def test_a_connect_call_ends_with_the_contact_that_is_passed_on_to_no_other(pass
     if passed_on == "QUEUE_TRANSFER":
         del first["detail"]["agentInfo"]
     left, ended = story([connect.facts(first)]), story([connect.facts(second)])
-    assert [kind for kind, *_ in left] == ["TalkEnded" if passed_on == "TRANSFER" else "QueueLeft"]
+    assert [kind for kind, *_ in left] == [
+        "TalkEnded" if passed_on == "TRANSFER" else "QueueLeft",
+        "CallEnded",
+    ]
     assert left[0][2].get("ended_by", left[0][2].get("reason")) in ("transfer", "overflow")
-    assert ended[-1] == ("CallEnded", 241, {"cause": "customer_disconnect"})
+    next_leg = {"leg_only": True, "next_leg_id": second["detail"]["contactId"]}
+    assert left[1] == ("CallEnded", 182, {"cause": "disconnected", **next_leg})
+    assert ended[-1] == ("CallEnded", 241, {"cause": "customer_disconnect", "leg_only": True})
+
+
+@settings(max_examples=60)
+@given(st.randoms(use_true_random=False), st.booleans())
+def test_connect_events_in_any_order_end_a_call_with_the_last_of_its_contacts(random, consulted):
+    events = fixture("connect_events")[:8]
+    if consulted:  # the first agent asks a second one, and talks on
+        events[4]["detail"]["disconnectTimestamp"] = "2026-11-23T09:05:00.000Z"
+    random.shuffle(events)
+    life = Life(domain.DECISIONS, domain.Policy())
+    for event in events:
+        for fact in connect.facts(event).facts:
+            life.when(fact.body)
+    contact = life.state
+    assert (contact.call_id, contact.phase) == ("c0000001-0000-4000-8000-000000000001", "ended")
+    assert (contact.ended_at - NINE).total_seconds() == (300 if consulted else 241)
+    assert {visit.queue: (visit.agent, visit.left) for visit in contact.visits} == {
+        "cards": ("agent-7", None), "fraud": (None, "abandoned"),
+    }  # fmt: skip
+    assert set(life.timers) == {"wrap-up"}
+
+
+def test_whom_a_connect_agent_adds_from_outside_is_a_leg_of_the_call():
+    began = fixture("connect_events")[3]
+    began["detail"] |= {"initiationMethod": "EXTERNAL_OUTBOUND", "queueInfo": None}
+    ended = fixture("connect_events")[4]
+    links = {name: began["detail"][name] for name in ("contactId", "initialContactId", "previousContactId")}
+    ended["detail"] |= {**links, "initiationMethod": "EXTERNAL_OUTBOUND"}
+    assert story([connect.facts(began), connect.facts(ended)]) == [
+        ("CallTransferred", 180, {"mode": "unknown", "to_kind": "external"}),
+        ("CallEnded", 182, {"cause": "disconnected", "leg_only": True}),
+    ]
+    del began["detail"]["initialContactId"], began["detail"]["previousContactId"]
+    assert connect.facts(began).unknown == "INITIATED of VOICE by EXTERNAL_OUTBOUND"
 
 
 def test_connect_disconnected_without_agent_left_the_queue_and_is_over():
     assert story([connect.facts(fixture("connect_events")[8])]) == [
         ("QueueLeft", 65.25, {"queue": "cards", "visit": 1, "reason": "unknown", "wait_ms": 60_250}),
-        ("CallEnded", 65.25, {"cause": "disconnected", "total_ms": 65_250}),
+        ("CallEnded", 65.25, {"cause": "disconnected", "total_ms": 65_250, "leg_only": True}),
     ]
 
 
@@ -571,7 +612,7 @@ def test_connect_records_tell_the_whole_contact_once_more():
         ("TalkEnded", 182, {**talk, "talk_ms": 135_000, "wait_ms": 42_000, "ended_by": "caller"}),
         ("WrapupDone", 212, {"agent": "agent-7", "acw_ms": 30_000}),
         ("RecordingPublished", 182, {"uri": "recordings/c0000001.wav", "duration_ms": 135_000}),
-        ("CallEnded", 182, {"cause": "customer_disconnect", "total_ms": 182_000}),
+        ("CallEnded", 182, {"cause": "customer_disconnect", "total_ms": 182_000, "leg_only": True}),
     ]
     assert [fact.phone for fact in reading.facts] == [PHONE] + [None] * 6
     assert reading.delivery == "c0000001-0000-4000-8000-000000000001@2026-11-23T09:05:10+00:00"
@@ -587,10 +628,11 @@ def test_a_connect_record_of_a_later_time_is_another_version():
     assert not {fact.key for fact in first.facts} & {fact.key for fact in later.facts}
 
 
-def test_a_connect_record_that_has_a_next_contact_ends_the_talk_not_the_call():
+def test_a_connect_record_that_has_a_next_contact_ends_the_talk_and_names_the_next():
     record = {**fixture("connect_record"), "NextContactId": "c2", "DisconnectReason": "AGENT_DISCONNECT"}
     said = story([connect.facts_of_record(record)])
-    assert "CallEnded" not in [kind for kind, *_ in said]
+    next_leg = {"cause": "agent_disconnect", "leg_only": True, "next_leg_id": "c2"}
+    assert said[-1] == ("CallEnded", 182, next_leg)
     assert next(fields for kind, _, fields in said if kind == "TalkEnded")["ended_by"] == "transfer"
 
 
@@ -610,10 +652,10 @@ def test_a_connect_record_without_an_agent_tells_when_and_why_the_queue_was_left
     left = {"queue": "cards", "visit": 1, "wait_ms": 42_000}
     assert story([connect.facts_of_record(record)])[2:] == [
         ("QueueLeft", 47, {**left, "reason": "abandoned"}),
-        ("CallEnded", 182, {"cause": "customer_disconnect", "total_ms": 182_000}),
+        ("CallEnded", 182, {"cause": "customer_disconnect", "total_ms": 182_000, "leg_only": True}),
     ]
     moved = {**record, "NextContactId": "c2", "DisconnectReason": None}
-    assert story([connect.facts_of_record(moved)])[2:] == [("QueueLeft", 47, {**left, "reason": "overflow"})]
+    assert story([connect.facts_of_record(moved)])[2] == ("QueueLeft", 47, {**left, "reason": "overflow"})
 
 
 def test_two_clocks_that_disagree_make_no_negative_wait():
@@ -798,6 +840,57 @@ def test_twilio_tells_nothing_of_what_is_no_customers_call(place, changes, unkno
     assert (reading.facts, reading.unknown) == ((), unknown)
 
 
+HOLD = {
+    "ConferenceSid": "CF1",
+    "FriendlyName": "WT1",
+    "StatusCallbackEvent": "participant-hold",
+    "Timestamp": "Mon, 23 Nov 2026 09:02:00 +0000",
+    "SequenceNumber": "4",
+    "CallSid": "CA1",
+    "Muted": "false",
+    "Hold": "true",
+}
+
+
+def test_a_twilio_conference_tells_when_the_customer_is_held():
+    back = {"StatusCallbackEvent": "participant-unhold", "Timestamp": "Mon, 23 Nov 2026 09:02:30 +0000"}
+    readings = [twilio.facts(HOLD), twilio.facts({**HOLD, **back, "SequenceNumber": "5"})]
+    assert story(readings) == [("CallHeld", 120, {"held": True}), ("CallHeld", 150, {"held": False})]
+    assert [reading.delivery for reading in readings] == ["CF1|4", "CF1|5"]
+    assert {fact.body.call_id for reading in readings for fact in reading.facts} == {"CA1"}
+    assert twilio.facts({**HOLD, "ParticipantLabel": "worker"}) == Reading("CF1|4")
+    assert twilio.facts({**HOLD, "StatusCallbackEvent": "participant-join"}) == Reading("CF1|4")
+    assert twilio.facts({**HOLD, "StatusCallbackEvent": "announcement-end"}).unknown == "announcement-end"
+    assert refused(twilio.facts, {**HOLD, "CallSid": ""}) == ("CallSid", "is missing in participant-hold")
+
+
+def test_twilio_tells_a_recording_once_it_is_there():
+    form = {
+        "CallSid": "CA1",
+        "RecordingSid": "RE1",
+        "RecordingUrl": "https://recordings.example/RE1",
+        "RecordingStatus": "completed",
+        "RecordingDuration": "60",
+        "RecordingStartTime": "Mon, 23 Nov 2026 09:01:00 +0000",
+    }
+    kept = {"uri": "https://recordings.example/RE1", "duration_ms": 60_000}
+    assert story([twilio.facts(form)]) == [("RecordingPublished", 120, kept)]
+    assert twilio.facts({**form, "RecordingStatus": "absent"}) == Reading("RE1|absent")
+    untimed = {**form, "RecordingStartTime": ""}
+    assert story([twilio.facts(untimed, NINE)])[0][1] == 0
+    assert refused(twilio.facts, untimed) == ("RecordingStartTime", "is missing")
+
+
+def test_a_task_that_is_moved_leaves_its_queue_but_a_step_that_timed_out_may_stay():
+    form = fixture("twilio_forms")[1]
+    visit = {"queue": "WQ01", "visit": visit_of("WT00000000000000000000000000000001|WQ01")}
+    assert story([twilio.facts({**form, "EventType": "task-queue.moved"})]) == [
+        ("QueueLeft", 5, {**visit, "reason": "overflow"})
+    ]
+    silent = twilio.facts({**form, "EventType": "task-queue.timeout"})
+    assert (silent.facts, silent.unknown) == ((), None)
+
+
 def test_a_form_of_another_kind_is_refused():
     assert refused(twilio.facts, {"MessageSid": "SM1"})[0] == "EventType"
 
@@ -825,6 +918,15 @@ def test_genesys_events_tell_a_call():
     facts = [fact for reading in readings for fact in reading.facts]
     assert [fact.phone for fact in facts] == [PHONE] + [None] * 9 + [PHONE]
     assert facts[0].key == "genesys|7d9e|s1|customer.start|2026-11-23T09:00:00+00:00|CallOffered"
+
+
+def test_genesys_tells_nothing_of_calls_that_the_bank_makes():
+    for event in fixture("genesys_events"):
+        body = event["detail"]["eventBody"]
+        body["direction"] = "OUTBOUND"
+        reading = genesys.facts(event)
+        assert bool(reading.facts) == (body["mediaType"] == "CALLBACK")
+        assert (reading.unknown or "of OUTBOUND").endswith("of OUTBOUND")
 
 
 def test_genesys_notifications_come_without_an_envelope():
@@ -855,7 +957,7 @@ def test_genesys_names_the_field_that_is_wrong(place, changes, path):
 def test_genesys_tells_no_more_than_an_event_says():
     first, queued, *_ = fixture("genesys_events")
     first["detail"]["eventBody"]["direction"] = "OUTBOUND"
-    assert genesys.facts(first) == Reading("g-customer.start")
+    assert genesys.facts(first) == Reading("g-customer.start", unknown="customer.start of OUTBOUND")
     queued["detail"]["eventBody"]["callbackNumbers"] = [PHONE]
     assert [fact.phone for fact in genesys.facts(queued).facts] == [None]
     ended = fixture("genesys_events")[4]

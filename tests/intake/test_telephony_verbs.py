@@ -273,6 +273,12 @@ def a_call(number):
     }  # fmt: skip
 
 
+def a_call_and_more(number):
+    """The same, and now and then what is of no use to us."""
+    event = a_call(number - number // 7)
+    return event if number % 7 else {**event, "id": f"other-{number}", "type": "example.of.another.kind"}
+
+
 CLOUDEVENT = "application/cloudevents+json"
 
 
@@ -321,7 +327,7 @@ async def test_a_webhook_is_told_its_address_and_what_arrived(world, tmp_path, m
 
     await eventually(watched, what="the watch over a source that has said nothing")
     for source, event, kind in (
-        ("events", a_call, CLOUDEVENT),
+        ("events", a_call_and_more, CLOUDEVENT),
         ("fs", heartbeat, "application/json"),
     ):
         code, nothing = await check(source, 1)
@@ -333,7 +339,11 @@ async def test_a_webhook_is_told_its_address_and_what_arrived(world, tmp_path, m
         assert (code, found["fine"]) == ((0, True) if source == "events" else (1, False))
         assert found["faults"] == []
         needed = {row["means"] for row in found["needs"] if row["needed"]}
-        assert found["facts"].keys() == (needed if source == "events" else {"of no use to us"})
+        assert found["facts"].keys() == {"of no use to us"} | (needed if source == "events" else set())
+        assert found["of_no_use"] == ("example.of.another.kind" if source == "events" else "")
+        assert (found["refused"], found["why"]) == ({}, {})
+        fixes = {row["fix"] for row in found["needs"]}
+        assert source == "events" or fixes == {"event json ALL"}
         # It counts facts a moment longer than deliveries, at both ends.
         assert 0 <= found["deliveries"] <= sum(found["facts"].values())
         assert (found["deliveries"] > 0) == (source == "events"), "what is of no use is counted, not kept"
@@ -342,3 +352,15 @@ async def test_a_webhook_is_told_its_address_and_what_arrived(world, tmp_path, m
     url = nothing["url"].replace("/fs", "/events")
     code, again = await meanwhile(checking, url, lambda number: a_call(1 + number % 5), CLOUDEVENT, 200)
     assert (code, again["deliveries"], again["duplicates"] > 0) == (0, 0, True)
+    checking = asyncio.create_task(check("events", 1))
+    code, wrong = await meanwhile(
+        checking, url, lambda number: {**a_call(number), "time": ""}, CLOUDEVENT, 400
+    )
+    assert (code, wrong["refused"].keys(), wrong["why"]) == (
+        1, {"unreadable"}, {"unreadable": "time: is not an RFC 3339 time such as 2026-11-23T09:30:00Z"},
+    )  # fmt: skip
+
+
+def test_freeswitch_is_asked_for_every_event_that_is_read():
+    for need in NEEDS["freeswitch"]:
+        assert need.fix.split()[2:] == [*freeswitch.CHANNELS, "CUSTOM", freeswitch.SUBCLASS]

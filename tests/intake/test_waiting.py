@@ -102,6 +102,38 @@ async def test_without_history_the_reason_is_said_instead_of_a_number(rig):
     assert "cannot say" in " ".join(prompt["text"] for prompt in answer["say"])
 
 
+async def test_who_waits_in_another_queue_is_told_no_place_in_this_one(rig):
+    await rig.calls(waiting("call-1", timedelta(seconds=5)))
+    async with rig.client() as client:
+        answer = (await client.get("/queues/cards%40default/guidance?call_id=call-1&lang=en")).json()
+    assert answer["position"] is None
+    assert [prompt["kind"] for prompt in answer["say"]] == ["greeting", "callback", "menu"]
+    assert "keep your place" not in answer["say"][1]["text"]
+    (told,) = await rig.sent(telephony.PositionTold)
+    assert told.position is None
+
+
+async def test_nobody_is_next_in_a_queue_whose_agents_are_not_at_work(rig, monkeypatch):
+    await rig.calls(waiting("call-1", timedelta(seconds=5)))
+    monkeypatch.setattr(type(rig.assistant.hours), "is_open", lambda *_: False)
+    async with rig.client() as client:
+        answer = (await client.get("/queues/cards/guidance?call_id=call-1&lang=en")).json()
+        assert [prompt["kind"] for prompt in answer["say"]] == ["greeting", "hours", "callback", "menu"]
+        assert answer["position"] is None
+        await rig.calls(served(1, wait_s=60, ago_s=70))
+        rig.assistant._queues.clear()
+        answer = (await client.get("/queues/cards/guidance?call_id=call-1&lang=en")).json()
+    assert answer["position"] == 1, "an agent is still at it"
+
+
+async def test_who_asks_for_a_callback_without_naming_a_queue_keeps_the_one_of_the_wait(rig):
+    await rig.calls(waiting("call-1", timedelta(seconds=5), customer_ref="c-1"))
+    async with rig.client():
+        await rig.assistant.call_back("call-1", "")
+    (wish,) = await rig.sent(telephony.CallbackRequested)
+    assert wish.queue == "cards"
+
+
 async def test_an_unknown_call_is_404_and_nothing_is_kept(rig):
     async with rig.client() as client:
         response = await client.get("/queues/cards/guidance?call_id=nobody")
@@ -175,6 +207,10 @@ async def test_a_callback_needs_a_number_that_can_be_called(rig):
     async with rig.client() as client:
         none = await client.post("/calls/anonymous/callback", json={"queue": "cards"})
         wrong = await client.post("/calls/anonymous/callback", json={"queue": "cards", "number": "12"})
+        for number in ("110", "120", "12378", "4008100000"):
+            asked = {"queue": "cards", "number": number}
+            nobody_s = await client.post("/calls/anonymous/callback", json=asked)
+            assert nobody_s.status_code == 422, "no customer answers there"
         given = await client.post(
             "/calls/anonymous/callback", json={"queue": "cards", "number": "138 0013 8000"}
         )

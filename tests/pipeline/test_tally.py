@@ -1,12 +1,15 @@
 """What the demo counts: a handoff is answered by the group that owes the answer, by nobody else."""
 
+from itertools import permutations
 from types import SimpleNamespace
+
+import pytest
 
 from chassis.message import Writer, time_header
 from chassis.roots import new_id
 from cli import tally
 from cli.tally import Tally
-from schemas import intake
+from schemas import intake, telephony
 from schemas.operations import Receipts, ReceiptsGiven
 from tests.given import NOW, a_case, recorded, routed
 
@@ -37,3 +40,43 @@ def test_an_event_that_two_groups_owe_is_answered_only_by_both(monkeypatch):
     assert f"intake.case-recorded→router {uid}" in count.without_effect, "another group's event"
     count.take(said(routed(case), "router", cause=str(uid)))
     assert not [name for name in count.without_effect if str(uid) in name]
+
+
+def call(kind, leg, **fields):
+    return kind(call_id="c1", leg_id=leg, source="connect", occurred_at=NOW, **fields)
+
+
+def over(leg, **fields):
+    return call(telephony.CallEnded, leg, cause="agent_disconnect", leg_only=True, **fields)
+
+
+RANG = call(telephony.CallOffered, "c1")
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [RANG, over("c1", next_leg_id="c2"), over("c2")],
+        [RANG, over("c1"), call(telephony.CallQueued, "c2", queue="cards", visit=7), over("c2")],
+        [RANG, over("c1"), call(telephony.CallTransferred, "c2", mode="blind"), over("c2")],
+    ],
+    ids=["a next leg is named", "a stay tells of it", "the transfer tells of it"],
+)
+def test_a_call_that_goes_on_with_another_leg_has_not_ended(events):
+    for order in permutations(events):
+        count = Tally()
+        for event in order:
+            count.take(said(event, "door"))
+        assert count.ended == {"c1"}
+    count = Tally()
+    for event in events[:-1]:
+        count.take(said(event, "door"))
+    assert count.ended == set()
+    assert not count.finished
+
+
+def test_a_call_has_ended_when_its_end_is_told_whatever_its_legs_do():
+    count = Tally()
+    for event in (RANG, over("c1", next_leg_id="c2"), call(telephony.CallEnded, "c1", cause="hangup")):
+        count.take(said(event, "door"))
+    assert count.ended == {"c1"}

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis.clock import utc_now
@@ -35,6 +36,7 @@ from services.intake.door.assistant import Assistant
 from services.intake.door.cases import CaseView
 from services.intake.door.entry import FEED, Entry
 from services.intake.door.house import House
+from services.intake.door.objections import said_no
 from services.intake.door.scripts import scripts
 from services.intake.door.settings import DoorSettings
 from services.intake.door.sources import DEFAULT, Pbx, Webhook, load_sources
@@ -49,6 +51,10 @@ PRUNE_EVERY = 60.0
 KEEP_TIME_EVERY = 10.0
 STOP_WITHIN = 10.0
 EXIT_FAILED = 70
+
+
+_PROBLEMS = {"model_attributes_type": "is not a JSON object; send Content-Type: application/json"}
+"""What FastAPI words for its own authors."""
 
 
 class Door:
@@ -227,7 +233,10 @@ def api(house: House, health: Health, assistant: Assistant) -> FastAPI:
         assert isinstance(error, RequestValidationError)
         # Never what was in the field: it may be a customer's number.
         faults = [
-            {"path": ".".join(str(part) for part in fault["loc"]), "problem": fault["msg"]}
+            {
+                "path": ".".join(str(part) for part in fault["loc"]),
+                "problem": _PROBLEMS.get(fault["type"], fault["msg"]),
+            }
             for fault in error.errors()
         ]
         body = {
@@ -236,6 +245,11 @@ def api(house: House, health: Health, assistant: Assistant) -> FastAPI:
             "next": "correct them, send again",
         }
         return JSONResponse({**body, "faults": faults[:20]}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def no_such_address(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return said_no(error)
 
     app.add_exception_handler(Refused, customers.refused)
     app.include_router(waiting.router(house, assistant))

@@ -94,13 +94,17 @@ class Assistant:
     def _situation(self, asked: Asked, row: Any, case: Any, queue: Queue, now: datetime) -> Situation:
         calendar = self.hours.calendar(asked.queue)
         zone = calendar.tz if isinstance(calendar.tz, ZoneInfo) else ZoneInfo(str(calendar.tz))
-        waits = row["phase"] in ("offered", "queued") and asked.queue != NO_QUEUE
+        in_line = row["phase"] in ("offered", "queued") and asked.queue != NO_QUEUE
         joined = row["queued_at"] or now
         stay = (row["call_id"], row["visit"]) if row["visit"] is not None else None
         where = queue.standing(rank_of(joined, row["priority"]), now, stay, row["place"])
         estimate = queue.estimate(where)
         long = estimate.expected is None or estimate.expected >= WORTH_A_CALLBACK
         is_open = self.hours.is_open(asked.queue, now)
+        # Who waits in another queue, or left this one, has no place here; who is in none yet would have.
+        here = row["phase"] == "offered" or row["visit"] is not None
+        # Nobody is next where nobody works; after hours, agents may still be at it.
+        waits = in_line and here and (is_open or where.staffed > 0)
         return Situation(
             language=asked.language or _language(row["language"]),
             now=now.astimezone(zone),
@@ -110,7 +114,7 @@ class Assistant:
             estimate=estimate if waits else None,
             before=_before(row),
             since=now - row["told_at"] if row["told_at"] else timedelta(0),
-            callback_offered=row["callback_state"] is None and waits and (long or not is_open),
+            callback_offered=row["callback_state"] is None and in_line and (long or not is_open),
             open_case=OpenCase(case["case_no"], case["state"], case["changed_at"], case["department"])
             if case
             else None,
@@ -163,15 +167,18 @@ class Assistant:
     ) -> datetime:
         """Keep that the caller wants to be called back; tells when, in the queue's zone.
 
-        The last wish counts. Raises UnknownCall, ValueError without a number.
+        Without a `queue` it is the one in which the caller waits. The last wish counts. Raises UnknownCall,
+        ValueError without a number.
         """
         now = utc_now()
         row = await self._call(call_id)
         phone = normalise(number) if number else None
-        if number and phone is None:
-            raise ValueError("not a telephone number that can be called")
+        if number and (phone is None or not phone.personal):
+            # Who gives the police's number, or one that costs, is not called there at the bank's expense.
+            raise ValueError("not a telephone number at which a customer can be called")
         if phone is None and row["customer_ref"] is None:
             raise ValueError("the caller's own number is not known; ask for one")
+        queue = queue or row["queue"] or NO_QUEUE
         policy = Policy(callback_after=self._house.settings.callback_after, opens=self.hours.next_opening)
         due = promised_for(due_at, queue, now, policy)
         body = telephony.CallbackRequested(

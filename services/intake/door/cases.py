@@ -1,6 +1,9 @@
 """How each case stands, for agents and callers: a reading copy of what the stages say (group `desk`).
 
-A recorded case also tells of its customer: the language, and whether care is needed.
+Each stage has a clock of its own, and its words come when they come: so what is later in a case's life
+stands, where two words tell their places in it, and only else what is later in time.
+A recorded case also tells of its customer: the language, and whether care is needed. A call that was
+attached to a case tells what the customer said this time.
 """
 
 from __future__ import annotations
@@ -49,7 +52,25 @@ STATES: dict[type[Body], str] = {
 }
 """What a caller may be told after each event; the other events leave a case as it stands."""
 
-_HANDLED = {BY_BODY[body].wire: BY_BODY[body] for body in STATES}
+_RANK = {
+    "recorded": 0,
+    "reopened": 0,
+    "routed": 1,
+    "parked": 1,
+    "returned": 1,
+    "transferred": 1,
+    "answered": 2,
+    "rejected": 2,
+    "resolved": 2,
+    "withdrawn": 2,
+    "told": 3,
+    "unreached": 3,
+    "closed": 4,
+}
+"""How far in its cycle a case stands so; the other states are told without their cycle."""
+
+_READ: tuple[type[Body], ...] = (*STATES, intake.ContactAttached)
+_HANDLED = {BY_BODY[body].wire: BY_BODY[body] for body in _READ}
 
 
 @dataclass(slots=True)
@@ -75,7 +96,7 @@ class Standing:
 
 
 def note(standing: Standing, event: Event[Any]) -> None:
-    """Take one event into account: what is later in time stands; what a case is, any event may tell."""
+    """Take one event into account: the later word on how a case stands; what it is, any event may tell."""
     body = event.body
     case: Case | None = getattr(body, "case", None)
     if case is not None:
@@ -87,12 +108,30 @@ def note(standing: Standing, event: Event[Any]) -> None:
         standing.customer_told = True
     if isinstance(body, feedback.CustomerTold):
         standing.told_at = max(filter(None, (standing.told_at, body.told_at)))
-    if standing.changed_at is not None and standing.changed_at > event.at:
+    state, cycle, department = STATES[type(body)], _cycle(body, case), getattr(body, "department", None)
+    if not _later(standing, state, cycle, event.at):
+        standing.department, standing.cycle = standing.department or department, standing.cycle or cycle
         return
-    standing.changed_at, standing.state = event.at, STATES[type(body)]
-    standing.department = getattr(body, "department", None) or standing.department
-    standing.cycle = getattr(body, "cycle", None) or (case.cycle if case else standing.cycle)
+    standing.changed_at, standing.state = event.at, state
+    standing.department, standing.cycle = department or standing.department, cycle or standing.cycle
     standing.closed_at = event.at if isinstance(body, feedback.CaseClosed) else None
+
+
+def _cycle(body: Body, case: Case | None) -> int | None:
+    if isinstance(body, feedback.CaseClosed):
+        return body.cycles
+    return getattr(body, "cycle", None) or (case.cycle if case else None)
+
+
+def _later(standing: Standing, state: str, cycle: int | None, at: datetime) -> bool:
+    """Whether a word comes after the one that stands, or with it; `_LATER` says the same in SQL."""
+    if standing.changed_at is None or standing.state is None:
+        return True
+    if cycle and standing.cycle and state in _RANK and standing.state in _RANK:
+        place, stands = (cycle, _RANK[state]), (standing.cycle, _RANK[standing.state])
+        if place != stands:
+            return place > stands
+    return at >= standing.changed_at
 
 
 _COLUMNS = [field.name for field in fields(Standing)]
@@ -114,7 +153,17 @@ _LASTING = (
     "recorded_at",
 )
 _STANDING = ("state", "changed_at", "closed_at")
-_LATER = "coalesce(excluded.changed_at, '-infinity') >= coalesce(c.changed_at, '-infinity')"
+
+
+def _place(row: str) -> str:
+    ranks = " ".join(f"when '{state}' then {rank}" for state, rank in _RANK.items())
+    return f"({row}.cycle * {len(_RANK)} + case {row}.state {ranks} end)"
+
+
+_PLACE, _STANDS = _place("excluded"), _place("c")
+_IN_TIME = "coalesce(excluded.changed_at, '-infinity') >= coalesce(c.changed_at, '-infinity')"
+# Where a cycle or a rank is not known, the places are neither equal nor unequal, and time decides.
+_LATER = f"(case when {_PLACE} <> {_STANDS} then {_PLACE} > {_STANDS} else {_IN_TIME} end)"
 _WRITE = (
     f"insert into cases as c ({', '.join(_COLUMNS)}) select * from unnest("
     + ", ".join(f"${n}::{_TYPES.get(name, 'text')}[]" for n, name in enumerate(_COLUMNS, 1))
@@ -123,11 +172,19 @@ _WRITE = (
     + ", told_at = greatest(excluded.told_at, c.told_at)"
     + ", customer_told = excluded.customer_told or c.customer_told, "
     + ", ".join(
-        f"{name} = case when {_LATER} then coalesce(excluded.{name}, c.{name}) else c.{name} end"
+        f"{name} = case when {_LATER} then coalesce(excluded.{name}, c.{name})"
+        f" else coalesce(c.{name}, excluded.{name}) end"
         for name in ("department", "cycle")
     )
     + ", "
     + ", ".join(f"{name} = case when {_LATER} then excluded.{name} else c.{name} end" for name in _STANDING)
+)
+
+
+_ATTACH = (
+    "insert into attached (case_id, call_id, repeat_no, agent, customer_ref, sealed, attached_at)"
+    " select * from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[],"
+    " $7::timestamptz[]) on conflict do nothing"
 )
 
 
@@ -138,7 +195,12 @@ async def keep(tx: Tx, events: Sequence[Event[Any]]) -> None:
     """
     standings: dict[UUID, Standing] = {}
     told: dict[UUID, Case] = {}
+    attached = [event for event in events if isinstance(event.body, intake.ContactAttached)]
+    if attached:
+        await tx.execute(_ATTACH, *map(list, zip(*map(_attached_row, attached), strict=True)))
     for event in events:
+        if isinstance(event.body, intake.ContactAttached):
+            continue
         case_id = event.body.case_id
         note(standings.setdefault(case_id, Standing(case_id)), event)
         case: Case | None = getattr(event.body, "case", None)
@@ -156,6 +218,19 @@ async def keep(tx: Tx, events: Sequence[Event[Any]]) -> None:
     if standings:
         rows = [[getattr(standing, name) for standing in standings.values()] for name in _COLUMNS]
         await tx.execute(_WRITE, *rows)
+
+
+def _attached_row(event: Event[intake.ContactAttached]) -> tuple[Any, ...]:
+    body = event.body
+    return (
+        body.case_id,
+        body.call_id,
+        body.repeat_no,
+        body.agent,
+        body.customer_ref,
+        body.text,
+        event.at,
+    )
 
 
 async def _told_before(tx: Tx, case_ids: Sequence[UUID]) -> list[UUID]:

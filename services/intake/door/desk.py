@@ -39,6 +39,7 @@ from services.intake.desk.masking import Kind
 from services.intake.door import drafts
 from services.intake.door.drafts import Verdict, Verdicts
 from services.intake.door.forms import (
+    Added,
     Answered,
     Attached,
     Attachment,
@@ -206,16 +207,18 @@ class Desk:
             family = await customers.family(tx, contact.customer_ref) if contact.customer_ref else []
             refs = [record.customer_ref for record in family]
             cases = await drafts.open_cases(tx, refs)
+            added = await drafts.attached(tx, [case["case_id"] for case in cases])
             earlier = await drafts.earlier_contacts(tx, refs, besides=call_id)
             owed = await drafts.callbacks_owed(tx, refs, call_id)
             kept = await drafts.draft_of(tx, call_id)
             await drafts.note_views(tx, [(ref, f"screen pop of call {call_id}") for ref in refs[:1]], agent)
         now = utc_now()
-        await self._house.vault.ready(_keys(contact, family[0] if family else None))
+        keys = _keys(contact, family[0] if family else None)
+        await self._house.vault.ready([*keys, *(row["customer_ref"] for row in added if row["sealed"])])
         return ScreenPop(
             call=_call_facts(contact, now),
             customer=self._customer_facts(contact, family[0]) if family else None,
-            open_cases=[OpenCase(**row, stands=_worded(row["state"])) for row in cases],
+            open_cases=[self._open_case(case, added) for case in cases],
             contacts=[_earlier(row) for row in earlier],
             learnt=self._learnt(contact),
             told=contact.told,
@@ -223,6 +226,17 @@ class Desk:
             draft=DraftStands.model_validate(kept, from_attributes=True) if kept else None,
             checklist=self._checklist(category, product),
         )
+
+    def _open_case(self, case: Any, attached: Sequence[Any]) -> OpenCase:
+        added = [
+            Added(
+                **{name: row[name] for name in ("call_id", "repeat_no", "agent", "attached_at")},
+                text=self._opened(row["customer_ref"], row["sealed"]),
+            )
+            for row in attached
+            if row["case_id"] == case["case_id"]
+        ]
+        return OpenCase(**case, stands=_worded(case["state"]), added=added)
 
     def _customer_facts(self, contact: Contact, record: Record) -> CustomerFacts:
         person = self._person(record, contact)

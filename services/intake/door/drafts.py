@@ -274,6 +274,15 @@ async def open_cases(tx: Tx, refs: Sequence[str]) -> Sequence[Any]:
     )
 
 
+async def attached(tx: Tx, cases: Sequence[UUID]) -> Sequence[Any]:
+    """List the last five calls that were attached to each of these cases, the newest first."""
+    return await tx.fetch(
+        "select found.* from unnest($1::uuid[]) as asked(id), lateral (select * from attached"
+        " where case_id = asked.id order by attached_at desc, call_id limit 5) as found",
+        cases,
+    )
+
+
 async def earlier_contacts(tx: Tx, refs: Sequence[str], besides: str) -> Sequence[Any]:
     """List the last five calls of a customer but one, and what each came to."""
     return await tx.fetch(

@@ -193,8 +193,21 @@ class CustomerFacts(_Model):
     consents: Mapping[str, Consent]
 
 
+class Added(_Model):
+    """A later call about a case; `text` is what the customer said, None where nothing is or any more."""
+
+    call_id: str
+    repeat_no: int
+    agent: str
+    attached_at: Moment
+    text: str | None
+
+
 class OpenCase(_Model):
-    """A case of this customer that is not closed; `stands` says its state for people."""
+    """A case of this customer that is not closed; `stands` says its state for people.
+
+    `added` are the last five calls that were attached to it, the newest first.
+    """
 
     case_id: UUID
     case_no: str
@@ -207,6 +220,7 @@ class OpenCase(_Model):
     cycle: int
     recorded_at: Moment
     told_at: Moment | None
+    added: list[Added]
 
 
 class EarlierContact(_Model):

@@ -92,17 +92,20 @@ def refused_by_stage(verdict: Verdict, case: tuple[UUID, str | None] | None) -> 
 
 
 _OTHER_NOES = {
-    401: ("unauthenticated", "send a token that the hotline knows"),
-    403: ("forbidden", "ask the manager for the role"),
+    401: ("unauthenticated", "send a token that the hotline knows", "未提供有效令牌"),
+    403: ("forbidden", "ask the manager for the role", "没有此项权限，请联系主管"),
+    404: ("not_found", "look at GET /openapi.json", "没有这个地址"),
+    405: ("method_not_allowed", "look at GET /openapi.json", "该地址不支持此操作"),
 }
+_BAD_REQUEST = ("bad_request", "correct the request", "请求有误，请更正后重试")
 
 
-def _said_no(no: AnyHTTPException) -> Response:
+def said_no(no: AnyHTTPException) -> Response:
     """Give every refusal the same shape, also those of `Access` and of FastAPI."""
     body: Any = no.detail
     if not isinstance(body, dict):
-        error, next_step = _OTHER_NOES.get(no.status_code, ("bad_request", "correct the request"))
-        body = {"error": error, "why": str(body), "next": next_step, "zh": None}
+        error, next_step, zh = _OTHER_NOES.get(no.status_code, _BAD_REQUEST)
+        body = {"error": error, "why": str(body), "next": next_step, "zh": zh}
     return JSONResponse(body, no.status_code, headers=dict(no.headers or {}))
 
 
@@ -154,7 +157,7 @@ def desk_route(house: House, room: str = "desk", role: Role | None = None) -> ty
                         request.state.visitor = house.access.require(request, role)
                     return await handle(Request(request.scope, _bounded(request.receive)))
                 except AnyHTTPException as no:
-                    return _said_no(no)
+                    return said_no(no)
                 except RequestValidationError as wrong:
                     raise _without_content(wrong) from None
                 except Exception as error:

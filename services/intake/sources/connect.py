@@ -5,12 +5,12 @@ passing a call on makes a new contact with the same `initialContactId`, which is
 tell the same facts by the same rules; a field that a feed lacks leaves its fact to the other.
 
 A visit to a queue is 1 for the call's first contact; a later contact's is a number from its id
-(`visit_of`), because how many came before it is not said. The call ends with the contact that has no
-`nextContactId`. Three things cannot be told from one event: why a caller left a queue while
-`disconnectReason` is missing (`unknown`, the record corrects it); that the call was passed on, while
-`nextContactId` is missing, as it is in the events that Amazon documents (so the end of the first contact
-is told as that of the call, and the later contact's again: records have the field); and whose callback
-was transferred (the legs after it carry the id of the call that asked for it).
+(`visit_of`), because how many came before it is not said. No contact says that the call is over: the
+documented events name no next contact, and whoever was only consulted is named as the next one though he
+leaves first. So each tells its own end (`leg_only`), and the call is over with the last. Two things
+cannot be told from one event: why a caller left a queue while `disconnectReason` is missing (`unknown`,
+the record corrects it); and whose callback was transferred (the legs after it carry the id of the call
+that asked for it).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +42,9 @@ _ENDED_BY: Mapping[str, EndedBy] = {
     "CONTACT_FLOW_DISCONNECT": "system",
     "API": "system",
 }
+
+_OUTSIDE = "EXTERNAL_OUTBOUND"
+"""How a contact begins by which an agent adds somebody outside to a customer's call, or gives it to him."""
 
 
 def _last_part(arn: object) -> object:
@@ -132,8 +135,12 @@ class _Contact(_Spelt):
         return self.agent.connected_to_agent_timestamp if self.agent else None
 
     @property
+    def outside(self) -> bool:
+        return self.initiation_method == _OUTSIDE and not self.first
+
+    @property
     def ours(self) -> bool:
-        return self.channel.upper() == "VOICE" and self.initiation_method in _LEGS
+        return self.channel.upper() == "VOICE" and (self.initiation_method in _LEGS or self.outside)
 
 
 class _Record(_Contact):
@@ -165,6 +172,8 @@ def _begun(contact: _Contact, now: When) -> Iterator[Said]:
         asked_by = contact.previous_contact_id or contact.initial_contact_id
         callback_of = asked_by if contact.initiation_method == "CALLBACK" else None
         yield telephony.CallOffered, at, {"dialled": dialled, "callback_of": callback_of}
+    elif contact.outside:
+        yield telephony.CallTransferred, at, {"mode": "unknown", "to_kind": "external"}
     elif contact.initiation_method in {"TRANSFER", "QUEUE_TRANSFER"}:
         to = {"to": contact.queue.arn, "to_kind": "queue"} if contact.queue else {}
         yield telephony.CallTransferred, at, {"mode": "unknown", **to}
@@ -230,13 +239,15 @@ def _recorded(contact: _Contact, now: When) -> Iterator[Said]:
 
 
 def _ended(contact: _Contact, now: When) -> Iterator[Said]:
-    """The call is over with the contact that is passed on to no other."""
+    """The contact is over, and the call with the last of its contacts."""
     at, began = contact.disconnect_timestamp or now, contact.initiation_timestamp
-    if contact.next_contact_id is None and at:
-        # None: a later contact does not say when the call began.
-        total_ms = between(began, at) if began and contact.first else None
+    if at:
+        # None: a later contact does not say when the call began, nor one that is passed on when it ended.
+        whole = contact.first and contact.next_contact_id is None
+        total_ms = between(began, at) if began and whole else None
         cause = (contact.disconnect_reason or "disconnected").lower()
-        yield telephony.CallEnded, at, {"cause": cause, "total_ms": total_ms}
+        leg = {"leg_only": True, "next_leg_id": contact.next_contact_id}
+        yield telephony.CallEnded, at, {"cause": cause, "total_ms": total_ms, **leg}
 
 
 def _visit(contact: _Contact) -> dict[str, Any]:
@@ -329,6 +340,8 @@ def _kind_of(contact: _Contact, name: str) -> str:
 
 
 def _say(contact: _Contact, rules: tuple[Rule, ...], now: When, source: str, marker: str) -> Iterator[Mapped]:
+    # An agent of a talk with somebody outside is on the line for the consultation, and has answered before.
+    rules = tuple(rule for rule in rules if rule in (_begun, _ended) or not contact.outside)
     said = (fact for rule in rules for fact in rule(contact, now))
     for ordinal, (kind, at, fields) in enumerate(said):
         body = kind(

@@ -60,8 +60,12 @@ class Payload(BaseModel):
 def refused(error: ValidationError, path: str = "") -> BadPayload:
     """Name the first field that is wrong, below `path`, and what is wrong with it."""
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    problem = "is missing" if fault["type"] == "missing" else fault["msg"].removeprefix("Value error, ")
+    problem = _PROBLEMS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
     return BadPayload(below(path, *fault["loc"]) or "body", problem)
+
+
+_NO_OBJECT = "is not an object of named fields"
+_PROBLEMS = {"missing": "is missing", "model_type": _NO_OBJECT, "dict_type": _NO_OBJECT}
 
 
 def below(path: str, *steps: str | int) -> str:
@@ -256,5 +260,5 @@ def phone_of(text: str | None) -> str | None:
 def fields_of(payload: object, path: str) -> Mapping[str, Any]:
     """Take a payload for the object of named fields that it must be; raises BadPayload otherwise."""
     if not isinstance(payload, Mapping):
-        raise BadPayload(path or "body", "is not an object of named fields")
+        raise BadPayload(path or "body", _NO_OBJECT)
     return payload

@@ -3,7 +3,8 @@
 A conversation is the call. The queue's session and the agent's have different ids, and an event names
 only its own, so what joins a wait and its talk is the conversation and the queue: `visit` is a number
 from both, and a caller who returns to a queue in the same conversation returns to the same visit.
-Events carry no id; the same conversation, session, topic and time are the same fact.
+Events carry no id; the same conversation, session, topic and time are the same fact. A voice session that
+the bank began (`OUTBOUND`) is no customer's call; who calls back has a session of `CALLBACK` beside it.
 """
 
 import re
@@ -245,6 +246,8 @@ def facts(payload: object, source: str = "genesys") -> Reading:
     event = kind.read(body, path)
     if event.media_type not in _MEDIA:
         return Reading(_delivery(named, notice), unknown=f"{found[1]} of {event.media_type}")
+    if (event.media_type, event.direction) == ("VOICE", "OUTBOUND"):
+        return Reading(_delivery(named, notice), unknown=f"{found[1]} of OUTBOUND")
     if isinstance(event, _QueueLeft) and event.acd_outcome == "ANSWERED":
         event = _Answered.read(body, path)
     return Reading(_delivery(named, notice), tuple(_say(event, found[1], source)))

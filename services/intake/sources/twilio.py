@@ -1,4 +1,4 @@
-"""Twilio: voice status callbacks and TaskRouter's events, as forms or as a stream of CloudEvents. Pure.
+"""Twilio: callbacks of calls, conferences and recordings, TaskRouter's events as forms or stream. Pure.
 
 The call is the caller's own leg (`ParentCallSid` where there is one); a task is its wait for an agent.
 Queues and agents are named by their Sid, which stays when a name changes and names nobody. A task may
@@ -51,6 +51,10 @@ spelt on a keypad. Taken for a number, they would make one customer of all who w
 _ENDS = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 _ON_THE_WAY = frozenset({"queued", "initiated", "in-progress"})
 _LEFT: Mapping[str, Literal["abandoned", "timeout"]] = {"hangup": "abandoned", "task ttl exceeded": "timeout"}
+_HOLDS: Mapping[str, bool] = {"participant-hold": True, "participant-unhold": False}
+_CONFERENCE = frozenset(
+    {"start", "end", "join", "leave", "mute", "unmute", "modify", "speech-start", "speech-stop"}
+)
 _MODES: Mapping[str, Literal["blind", "attended"]] = {"COLD": "blind", "WARM": "attended"}
 _KINDS: Mapping[str, Literal["agent", "queue"]] = {"WORKER": "agent", "QUEUE": "queue"}
 
@@ -112,12 +116,36 @@ class _Status(_Spelt):
             yield telephony.RecordingPublished, {"uri": self.recording_url, "duration_ms": duration_ms}
 
 
+class _Conference(_Spelt):
+    """What a conference tells of one who takes part: the customer, unless a label says otherwise."""
+
+    conference_sid: Identifier
+    status_callback_event: Code
+    timestamp: Moment | None = None
+    sequence_number: Annotated[int, Field(ge=0, le=MOST)] | None = None
+    call_sid: Identifier | None = None
+    participant_label: str = "customer"
+
+    @property
+    def held(self) -> bool | None:
+        return _HOLDS.get(self.status_callback_event)
+
+
+class _Recorded(_Spelt):
+    call_sid: Identifier
+    recording_sid: Identifier
+    recording_status: Code
+    recording_url: Line | None = None
+    recording_duration: Seconds | None = None
+    recording_start_time: Moment | None = None
+
+
 def _ms(seconds: int | None) -> int | None:
     return seconds * 1000 if seconds is not None else None
 
 
 def facts(form: Mapping[str, str], received_at: datetime | None = None, source: str = "twilio") -> Reading:
-    """Tell what a form says: a voice status callback (`CallStatus`) or an event of TaskRouter (`EventType`).
+    """Tell what a form says: of a task (`EventType`), a call (`CallStatus`), a conference, or a recording.
 
     `received_at` stands in for a `Timestamp` that Twilio does not send, as in the request for a call's
     first instructions. Calls that the bank makes itself, and tasks that are no call, are `unknown`.
@@ -129,7 +157,12 @@ def facts(form: Mapping[str, str], received_at: datetime | None = None, source: 
         return _task(named, named["EventType"], source)
     if "CallStatus" in named:
         return _status(named, received_at, source)
-    raise BadPayload("EventType", "is missing, and CallStatus too: this form is not read")
+    if "StatusCallbackEvent" in named:
+        return _conference(named, received_at, source)
+    if "RecordingStatus" in named:
+        return _recording(named, received_at, source)
+    problem = "is missing, and CallStatus, StatusCallbackEvent and RecordingStatus too: this form is not read"
+    raise BadPayload("EventType", problem)
 
 
 def _status(named: Mapping[str, Any], received_at: datetime | None, source: str) -> Reading:
@@ -161,6 +194,44 @@ def _say_status(status: _Status, at: datetime, source: str) -> Iterator[Mapped]:
         yield Mapped(
             f"{source}|{status.call_sid}|{status.call_status}|{kind.__name__}", body, phone_of(caller)
         )
+
+
+def _conference(named: Mapping[str, Any], received_at: datetime | None, source: str) -> Reading:
+    event = _Conference.read(named)
+    name, at = event.status_callback_event, event.timestamp or received_at
+    number = event.sequence_number if event.sequence_number is not None else f"{name}|{event.call_sid}|{at}"
+    delivery = f"{event.conference_sid}|{number}"
+    if event.held is None:
+        known = name.removeprefix("conference-").removeprefix("participant-") in _CONFERENCE
+        return Reading(delivery, unknown=None if known else name)
+    if event.call_sid is None:
+        raise BadPayload("CallSid", f"is missing in {name}")
+    if at is None:
+        raise BadPayload("Timestamp", "is missing")
+    if event.participant_label != "customer":
+        return Reading(delivery)
+    leg = {"call_id": event.call_sid, "leg_id": event.call_sid, "source": source, "occurred_at": at}
+    return Reading(delivery, (Mapped(f"{source}|{delivery}", telephony.CallHeld(**leg, held=event.held)),))
+
+
+def _recording(named: Mapping[str, Any], received_at: datetime | None, source: str) -> Reading:
+    event = _Recorded.read(named)
+    delivery = f"{event.recording_sid}|{event.recording_status}"
+    if event.recording_status != "completed" or event.recording_url is None:
+        return Reading(delivery)
+    began, length = event.recording_start_time, event.recording_duration
+    at = began + timedelta(seconds=length or 0) if began else received_at
+    if at is None:
+        raise BadPayload("RecordingStartTime", "is missing")
+    body = telephony.RecordingPublished(
+        call_id=event.call_sid,
+        leg_id=event.call_sid,
+        source=source,
+        occurred_at=at,
+        uri=event.recording_url,
+        duration_ms=_ms(length),
+    )
+    return Reading(delivery, (Mapped(f"{source}|{delivery}", body),))
 
 
 # ---------------------------------------------------------------- TaskRouter
@@ -220,6 +291,12 @@ class _Canceled(_Queued):
         # None: forms tell the age of the task only, which counts every queue it was in.
         wait_ms = _ms(self.task_age_in_queue)
         yield telephony.QueueLeft, {**self.visit, "reason": reason, "wait_ms": wait_ms}
+
+
+class _Moved(_Queued):
+    def said(self) -> Said:
+        # None: how long the task was in this queue, no form says.
+        yield telephony.QueueLeft, {**self.visit, "reason": "overflow", "wait_ms": None}
 
 
 class _Reserved(_Queued):
@@ -282,6 +359,7 @@ class _Transferred(_Task):
 
 TYPES: Mapping[str, type[_Task]] = {
     "task-queue.entered": _Queued,
+    "task-queue.moved": _Moved,
     "task.canceled": _Canceled,
     "reservation.created": _Reserved,
     "reservation.accepted": _Accepted,
@@ -290,12 +368,20 @@ TYPES: Mapping[str, type[_Task]] = {
     "reservation.wrapup": _Talked,
     "reservation.completed": _Talked,
     "task.transfer-completed": _Transferred,
-    # These are known, and tell nothing that the others do not.
+    # These are known, and tell nothing that the others do not: a step of the workflow that timed out may be
+    # followed by one in the same queue.
+    "task-queue.timeout": _Task,
+    "workflow.entered": _Task,
+    "workflow.target-matched": _Task,
+    "workflow.timeout": _Task,
     "task.created": _Task,
     "task.updated": _Task,
     "task.completed": _Task,
     "task.wrapup": _Task,
     "task.transfer-initiated": _Task,
+    "task.transfer-attempt-failed": _Task,
+    "task.transfer-failed": _Task,
+    "task.transfer-canceled": _Task,
     "reservation.canceled": _Task,
     "reservation.rescinded": _Task,
 }

@@ -17,7 +17,9 @@ from services.intake.waiting.wording import Told, tell
 
 @dataclass(frozen=True, slots=True)
 class OpenCase:
-    """An earlier matter of the caller that is not closed; `state` is a stage's phase, `department` its code.
+    """An earlier matter of the caller; `state` is one of the desk's words for how it stands.
+
+    `department` is the code of the one that has it, or had it last.
 
     Whoever fills it in answers for the caller being allowed to hear it.
     """
@@ -72,7 +74,8 @@ class Guidance(BaseModel):
     """What to say, in order, and the figures in it; None: not known, and not said.
 
     `estimate_ms` is the estimate itself, `about_ms` and `at_most_ms` are what was named; `unknown_because`
-    says why there is none. `answers` are ids of the articles in `knowledge`, the version of their file.
+    says why there is none: the estimate's reason, `not_in_queue`, or `closed` where also nobody works.
+    `answers` are ids of the articles in `knowledge`, the version of their file.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -123,7 +126,7 @@ def guide(situation: Situation, knowledge: Knowledge) -> Guidance:
         about_ms=_ms(told.about) if told else None,
         at_most_ms=told.at_most_ms if told else None,
         basis=estimate.basis,
-        unknown_because=estimate.reason,
+        unknown_because=estimate.reason if told else "not_in_queue" if situation.open else "closed",
         answers=tuple(hit.id for hit in hits),
         knowledge=knowledge.version,
         callback_digit=digit,
@@ -178,7 +181,9 @@ def _answer(situation: Situation, hits: list[Hit]) -> list[Prompt]:
     if not situation.question:
         return []
     if not hits:
-        return [Prompt(kind="nothing_found", text=_NOTHING_FOUND[situation.language])]
+        attended = situation.open or situation.position is not None
+        words = _NOTHING_FOUND if attended else _NOTHING_FOUND_AFTER_HOURS
+        return [Prompt(kind="nothing_found", text=words[situation.language])]
     return [Prompt(kind="answer", text=hit.answer) for hit in hits]
 
 
@@ -204,6 +209,10 @@ _NOTHING_FOUND = {
     "zh": "抱歉，没有找到与您的问题相符的解答，坐席接通后会为您处理。",
     "en": "Sorry, we found no answer to your question. An agent will take care of it.",
 }
+_NOTHING_FOUND_AFTER_HOURS = {
+    "zh": "抱歉，没有找到与您的问题相符的解答。",
+    "en": "Sorry, we found no answer to your question.",
+}
 _CALLBACK = {
     "zh": "如果不想等候，请按{digit}：我们会给您回电，并保留您的排队位置。",
     "en": "If you would rather not wait, press {digit}: we call you back and you keep your place.",
@@ -213,8 +222,8 @@ _CALLBACK_LATER = {
     "en": "If you would like us to call you back, press {digit}.",
 }
 _CASE = {
-    "zh": "您有一件事项正在处理，编号{case_no}：{state}，最近更新于{day}。",
-    "en": "You have an open case, number {case_no}: {state}. It was last updated on {day}.",
+    "zh": "关于您的事项，编号{case_no}：{state}，最近更新于{day}。",
+    "en": "About your case, number {case_no}: {state}. It was last updated on {day}.",
 }
 _IN_WORK: dict[Language, str] = {"zh": "正在处理", "en": "it is being worked on"}
 _ASSIGNING: dict[Language, str] = {
@@ -229,15 +238,23 @@ _STATES: dict[str, dict[Language, str]] = {
     "recorded": {"zh": "已登记", "en": "it is recorded"},
     "parked": _ASSIGNING,
     "returned": _ASSIGNING,
+    "transferred": {"zh": "正在转交其他部门", "en": "it is being passed on to another department"},
     "routed": {"zh": "已转交{department}", "en": "it has been passed to {department}"},
     "delivered": {"zh": "已送达{department}，等待受理", "en": "it has reached {department}"},
     "in_progress": {"zh": "{department}正在办理", "en": "{department} is working on it"},
     "waiting": {"zh": "{department}正在等待补充材料", "en": "{department} is waiting for further papers"},
+    "answered": {"zh": "已在通话中为您解答", "en": "it was answered during your call"},
+    "rejected": {
+        "zh": "不属于本行受理范围，我们会向您说明原因",
+        "en": "it is not a matter for our bank, and we will tell you why",
+    },
+    "withdrawn": {"zh": "已按您的要求撤回", "en": "you have withdrawn it"},
     "resolved": _RESOLVED,
     "due": _RESOLVED,
     "unreached": {"zh": "已有结果，但没能联系上您", "en": "there is a result, but we could not reach you"},
     "told": {"zh": "结果已告知您", "en": "you have been told the result"},
     "reopened": {"zh": "已重新办理", "en": "it has been reopened"},
+    "closed": {"zh": "已结案", "en": "it is closed"},
 }
 _SOME_DEPARTMENT: dict[Language, str] = {"zh": "相关部门", "en": "the responsible department"}
 _DEPARTMENTS: dict[str, dict[Language, str]] = {

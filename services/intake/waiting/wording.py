@@ -1,7 +1,7 @@
 """What a caller who waits is told about place and time, in Chinese and English. Pure.
 
 Times are rounded up, so nothing sounds shorter than it was estimated; what was told before is taken back
-only for a clear improvement, and a broken promise is owned.
+only for a clear improvement, and a promise that is over, or clearly will not hold, is owned.
 """
 
 from bisect import bisect_left
@@ -16,7 +16,7 @@ STEPS = tuple(timedelta(seconds=s) for s in (30, 60, 120, 180, 300, 600, 900, 12
 BEYOND = timedelta.max
 """Stands for whatever is longer than these."""
 
-_CLEARLY = 1.25  # a time must be shorter by this much before less is told than before
+_CLEARLY = 1.25  # a time must be shorter by this much before less is told than before, or longer to be sorry
 
 _LONGER = {"zh": "很抱歉，等待时间比刚才告知的要长。", "en": "We are sorry, it takes longer than we said."}
 _UNKNOWN = {
@@ -77,9 +77,10 @@ def _step(wait: timedelta) -> timedelta:
 
 
 def _broken(estimate: Estimate, before: Told | None, since: timedelta) -> bool:
-    if before is None or before.at_most is None or estimate.expected is None:
+    if before is None or before.at_most is None or before.at_most == BEYOND:
         return False
-    return since + estimate.expected > before.at_most
+    in_all = since + (estimate.expected or timedelta(0))
+    return since > before.at_most or in_all > before.at_most * _CLEARLY
 
 
 def _place(ahead: int, language: Language) -> str:
