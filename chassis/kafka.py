@@ -39,6 +39,9 @@ from chassis.transport import Handler, Outgoing, Place, Record, Settle, partitio
 from schemas.topics import BY_NAME, TOPICS, Topic
 
 PUBLISH_WITHIN = 20.0
+_SHOWN_WITHIN = 15.0
+QUIET_WITHIN = 20.0
+"""Seconds that a batch under way has to come to its end when its process leaves the group."""
 _BATCH_BYTES = 512 * 1024
 _FETCH_BYTES = 128 * 1024
 _log = get_logger(part="kafka")
@@ -98,6 +101,8 @@ async def apply_topics(connection: Connection, topics: Sequence[Topic] = TOPICS)
                 ]
             )
         grown = await _grow(admin, connection, topics, existing)
+        if missing or grown:
+            await _until_shown(admin, connection, topics)
     finally:
         await admin.close()
     return [f"created {topic.name}" for topic in missing] + grown
@@ -120,6 +125,23 @@ async def _grow(
             {connection.prefix + topic.name: NewPartitions(topic.partitions) for topic in small}
         )
     return [f"grew {topic.name} to {topic.partitions} partitions" for topic in small]
+
+
+async def _until_shown(admin: AIOKafkaAdminClient, connection: Connection, topics: Sequence[Topic]) -> None:
+    """Wait until a broker shows what the controller has made: who starts next asks it; raises Transient."""
+    deadline = monotonic() + _SHOWN_WITHIN
+    while True:
+        existing = {entry["topic"]: entry for entry in await admin.describe_topics()}
+        hidden = [
+            topic.name
+            for topic in topics
+            if _shape_faults(topic, existing.get(connection.prefix + topic.name))
+        ]
+        if not hidden:
+            return
+        if monotonic() > deadline:
+            raise Transient(f"kafka has made {', '.join(hidden)}, and does not show them: try again")
+        await asyncio.sleep(0.05)
 
 
 _NEEDED = frozenset({"cleanup.policy", "message.timestamp.type"})
@@ -327,6 +349,7 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
         self._handler, self._settle = handler, settle
         self._settled = asyncio.Event()
         self._settled.set()
+        self._left = False
         self.progress = Progress(monotonic(), monotonic(), gather=gather)
         self.broker = KafkaBroker(
             connection.bootstrap,
@@ -376,14 +399,24 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
         PROGRESS[id(self.consumer)] = self.progress
 
     async def stop(self) -> None:
-        """Finish the batch under way, leave the group."""
+        """Finish the batch under way if that is possible, leave the group in any case; see `busy`."""
         consumer = self._subscriber.consumer
         self._subscriber.running = False
         with suppress(KafkaError, OSError, TimeoutError):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(QUIET_WITHIN):
                 await self._quiet()
+        self._left = True
+        if self.busy and consumer is not None:
+            await abandon(consumer)  # FastStream would wait for the batch; others shall not
+        with suppress(KafkaError, OSError, TimeoutError):
+            async with asyncio.timeout(5):
                 await self.broker.stop()
         PROGRESS.pop(id(consumer), None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is under way: one that is tried again and again outlives the stop."""
+        return not self._settled.is_set()
 
     async def _on_batch(self, records: Any) -> None:
         self._settled.clear()
@@ -407,6 +440,9 @@ class Subscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka 
 
     async def commit(self, offsets: Mapping[Place, int]) -> None:
         """Commit exactly these next offsets; a lost assignment is logged, not raised."""
+        if self._left:
+            _log.warning("commit_lost", group=self.group, error="the group was left")
+            return
         try:
             await self.consumer.commit({self._tp(place): offset for place, offset in offsets.items()})
         except (CommitFailedError, IllegalStateError) as error:

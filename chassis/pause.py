@@ -61,12 +61,13 @@ class Reading:
     def __init__(self, database: Database, subscribe: Callable[[], Subscription]) -> None:
         self._database, self._subscribe = database, subscribe
         self.subscription: Subscription | None = None
+        self._left: Subscription | None = None
         self.pause: Pause | None = None
         self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin as the schema says now, and follow what it says; raises Transient while a part is away."""
-        await self.follow()
+        """Begin as `look` has found, then follow the schema; raises Transient while Kafka is away."""
+        await self.obey()
         self._following = asyncio.create_task(self._go_on_following())
 
     async def stop(self) -> None:
@@ -76,15 +77,21 @@ class Reading:
             await asyncio.gather(self._following, return_exceptions=True)
         await self._leave()
 
-    async def follow(self) -> None:
-        """Join the group or leave it, as the schema says now; raises Transient while a part is away."""
+    async def look(self) -> None:
+        """See whether the stage is paused; raises what the database raises while it is away."""
         async with self._database.session() as tx:
             pause = await pause_of(tx)
         if pause != self.pause:
             _log.info("paused" if pause else "resumed")
         self.pause = pause
-        if pause is not None:
+
+    async def obey(self) -> None:
+        """Join the group or leave it, as was seen last; raises Transient while Kafka is away."""
+        if self.pause is not None:
             await self._leave()
+        elif self._left is not None and self._left.busy:
+            # Two batches at once would be two minds; when this one is done, it is read from there.
+            _log.warning("not_resumed", why="the batch under way at the pause is still being tried")
         elif self.subscription is None:
             subscription = self._subscribe()
             try:
@@ -97,13 +104,14 @@ class Reading:
     async def _leave(self) -> None:
         if self.subscription is not None:
             await self.subscription.stop()
-            self.subscription = None
+            self._left, self.subscription = self.subscription, None
 
     async def _go_on_following(self) -> None:
         """Look every few seconds; whoever cannot be asked has changed nothing."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
-                await self.follow()
+                await self.look()
+                await self.obey()
             except Exception as error:
                 _log.warning("pause_not_followed", error=type(error).__name__, why=str(error)[:200])

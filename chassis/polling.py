@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +77,10 @@ async def gather(consumer: AIOKafkaConsumer, progress: Progress) -> list[Any]:
     window = max(progress.gather, _COLLECT_SECONDS if progress.busy else 0.0)
     if window and 0 < len(records) < MAX_BATCH:
         await asyncio.sleep(window)
-        records += await take(consumer, progress, 0, MAX_BATCH - len(records))
+        # What is in hand counts as handed out: it must not go down with a poll that fails. The fault is met
+        # again at the next one.
+        with suppress(KafkaError):
+            records += await take(consumer, progress, 0, MAX_BATCH - len(records))
     progress.busy = len(records) > FULL_ENOUGH_TO_COLLECT
     return records
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from types import MappingProxyType
@@ -119,9 +119,14 @@ class Database:
 
     def line(self) -> Line:
         """Give a connection of one's own, beside the pool, for a task that speaks all the time."""
-        line = Line(self._url, self._session())
+        line = Line(self._connect)
         self._lines.append(line)
         return line
+
+    async def _connect(self) -> asyncpg.Connection:
+        if self._pool is None:
+            raise asyncpg.InterfaceError("the pool is closed")
+        return await asyncpg.connect(self._url, **self._session())
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
@@ -137,15 +142,15 @@ class Line:
     Borrowing one of the pool and giving it back costs a small batch an eighth of its time.
     """
 
-    def __init__(self, url: str, session: Mapping[str, Any]) -> None:
-        self._url, self._settings = url, session
+    def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
+        self._connect = connect
         self._connection: asyncpg.Connection | None = None
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Tx]:
         """Speak without a transaction, each statement for itself; raises as `Database.open` does."""
         if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(self._url, **self._settings)
+            self._connection = await self._connect()
         try:
             yield cast(Tx, self._connection)
         except asyncpg.PostgresError:

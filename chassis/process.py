@@ -98,6 +98,7 @@ class Process:
                 self._stage.gather.total_seconds(),
             ),
         )
+        await self._until_there("postgres", self._reading.look)
         await self._until_there("kafka", self._reading.start)
         self._background = [*relay.run(), asyncio.create_task(_collect_garbage())]
         self._health.ready("start")

@@ -12,6 +12,7 @@ import pytest
 
 from chassis import failpoints
 from chassis.kafka import KafkaPublisher, whole
+from chassis.postgres import Database
 from chassis.roots import new_id
 from schemas.case import Decision
 from schemas.router import CaseParked, CaseRouted, CommandRefused, RejectionRequested, TriageOverdue
@@ -456,7 +457,7 @@ async def test_kill_9_routes_each_case_exactly_once_on_the_real_parts(alone):
     )
     vault = await alone.world.vault(alone.place)
     dice, inputs = Random(5), {}
-    rig = Rig(None, vault, settings_in(alone.world.folder / "given"))
+    rig = Rig(Database("", "unused"), vault, settings_in(alone.world.folder / "given"))
     waves = []
     for _ in range(len(POINTS) + 1):
         cases = [await rig.case(product=dice.choice(["fee", "other"]), case_id=new_id()) for _ in range(60)]

@@ -60,6 +60,16 @@ async def test_who_was_interrupted_does_not_speak_on_the_same_connection(stage_d
     assert await backend(line) != first
 
 
+async def test_a_line_of_a_closed_database_makes_no_connection(stage_database):
+    line = stage_database.line()
+    first = await backend(line)
+    await stage_database.close()
+    with pytest.raises(asyncpg.InterfaceError, match="closed"):
+        await backend(line)
+    await stage_database.open()
+    assert await backend(line) != first
+
+
 async def test_a_plan_made_for_an_empty_table_finds_rows_by_key_in_a_full_one(address, stage_database):
     database = Database(address.database_url, stage_database.schema, planning=BY_KEY)
     await database.open()

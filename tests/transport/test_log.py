@@ -9,8 +9,10 @@ import pytest
 
 from chassis.batch import span
 from chassis.kafka import (
+    Connection,
     KafkaPublisher,
     Subscription,
+    _until_shown,
     apply_topics,
     check_topics,
     lag_of,
@@ -184,6 +186,21 @@ async def test_topics_are_made_and_compared_with_the_contract(kafka):
     assert await apply_topics(kafka, [BY_NAME[TOPIC]]) == [f"created {TOPIC}"]
     assert await apply_topics(kafka, [BY_NAME[TOPIC]]) == []
     assert await check_topics(kafka, [TOPIC]) == []
+
+
+async def test_whoever_makes_topics_waits_until_the_broker_shows_them():
+    class Late:
+        """A broker that hears from the controller a moment later."""
+
+        asked = 0
+
+        async def describe_topics(self):
+            self.asked += 1
+            return [{"topic": TOPIC, "partitions": [{}] * (0, 0, 2, 4)[self.asked]}] if self.asked > 1 else []
+
+    late = Late()
+    await _until_shown(late, Connection("unused"), [BY_NAME[TOPIC]])
+    assert late.asked == 3
 
 
 @pytest.mark.kafka

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chassis.batch import span
-from chassis.kafka import Subscription, apply_topics
+from chassis.kafka import Subscription, apply_topics, lag_of, members_of
 from chassis.message import Poison, read
 from chassis.polling import FULL_ENOUGH_TO_COLLECT, MAX_BATCH, Progress, gather, take
 from chassis.transport import Refetched
@@ -27,23 +27,26 @@ class Taken:
     """A record of the fake."""
 
     offset: int
+    tp: TopicPartition
 
 
 class Forgetful:
     """Fails as aiokafka 0.14 does: it has moved its positions before it raises."""
 
-    def __init__(self, lengths, failures):
+    def __init__(self, lengths, failures, each=1000):
+        self.each = each
         self.ends = {TopicPartition("t", number): length for number, length in enumerate(lengths)}
         self.positions = dict.fromkeys(self.ends, 0)
         self.failures = list(failures)
 
     async def getmany(self, *, timeout_ms, max_records):
         polled = {}
+        max_records = min(max_records, self.each)
         for tp, end in self.ends.items():
             start = self.positions[tp]
             stop = min(end, start + max_records)
             if stop > start:
-                polled[tp] = [Taken(offset) for offset in range(start, stop)]
+                polled[tp] = [Taken(offset, tp) for offset in range(start, stop)]
                 max_records -= stop - start
             self.positions[tp] = stop
             fault = self.failures.pop(0) if self.failures else None
@@ -88,6 +91,30 @@ def test_whenever_the_client_fails_each_record_is_handed_out_once_and_in_order(l
     assert {tp: list(range(n)) for tp, n in consumer.ends.items() if n} == {
         tp: offsets for tp, offsets in got.items() if offsets
     }
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=4),
+    st.lists(st.sampled_from([None, KafkaError, ValueError]), max_size=12),
+)
+def test_whenever_the_client_fails_each_record_that_gathers_is_given_once_and_in_order(lengths, failures):
+    consumer, progress, got = (
+        Forgetful(lengths, failures, each=4),
+        Progress(0, 0, gather=1e-6),
+        defaultdict(list),
+    )
+
+    async def drain():
+        failed = 0
+        while failed <= len(failures) and sum(map(len, got.values())) < sum(lengths):
+            try:
+                for record in await gather(consumer, progress):
+                    got[record.tp].append(record.offset)
+            except KafkaError:
+                failed += 1
+
+    asyncio.run(drain())
+    assert got == {tp: list(range(n)) for tp, n in consumer.ends.items() if n}
 
 
 class BadName(str):
@@ -183,8 +210,9 @@ class Trickling:
     async def getmany(self, *, timeout_ms, max_records):
         count = min(self.counts.pop(0), max_records)
         self.offset += count
-        taken = [Taken(offset) for offset in range(self.offset - count, self.offset)]
-        return {TopicPartition("t", 0): taken} if taken else {}
+        tp = TopicPartition("t", 0)
+        taken = [Taken(offset, tp) for offset in range(self.offset - count, self.offset)]
+        return {tp: taken} if taken else {}
 
 
 @pytest.mark.parametrize(
@@ -201,3 +229,27 @@ async def test_records_gather_where_that_spares_polls(waits, busy, counts, taken
     progress = Progress(0.0, 0.0, busy=busy, gather=waits)
     assert len(await gather(Trickling(*counts), progress)) == taken
     assert progress.busy == (taken > FULL_ENOUGH_TO_COLLECT)
+
+
+@pytest.mark.kafka
+async def test_a_batch_that_does_not_end_keeps_nobody_in_the_group(kafka, monkeypatch):
+    monkeypatch.setattr("chassis.kafka.QUIET_WITHIN", 0.1)
+    await apply_topics(kafka, [BY_NAME[TOPIC]])
+    begun, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def tried_again_and_again(records, reader):
+        begun.set()
+        await may_end.wait()
+        await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
+        ended.set()
+
+    await _write(kafka.bootstrap, kafka.prefix + TOPIC, 0, (b"1", []))
+    subscription = Subscription(kafka, "g", [TOPIC], tried_again_and_again)
+    await subscription.start()
+    await asyncio.wait_for(begun.wait(), 30)
+    await subscription.stop()
+    assert subscription.busy
+    assert await members_of(kafka, "g") == 0
+    may_end.set()
+    await asyncio.wait_for(ended.wait(), 10)
+    assert sum((await lag_of(kafka, "g", [TOPIC])).values()) == 1, "what was not committed is read again"
