@@ -37,7 +37,8 @@ class Scored:
     """What a model says of one text: a calibrated probability per department, the n-grams that decided.
 
     `threshold`: the least confidence at which it may decide in this language, `of_department`: for whom more
-    is asked; `abstains`: why it may not decide at all (`too_short`, `unknown_words`, `language_unsupported`).
+    is asked, 1 = never; `abstains`: why it may not decide at all (`too_short`, `unknown_words`,
+    `language_unsupported`).
     """
 
     model: str
@@ -52,8 +53,13 @@ class Scored:
     of_department: Mapping[str, float] = field(default_factory=dict)
 
     def threshold_of(self, department: str) -> float:
-        """The least confidence at which a department is decided for."""
+        """The least confidence at which a department is decided for, if it ever is."""
         return max(self.threshold, self.of_department.get(department, 0.0))
+
+    def sure_of(self, department: str, confidence: float) -> bool:
+        """Whether that much confidence decides for a department; where its own threshold is 1, none does."""
+        never = self.of_department.get(department, 0.0) >= 1
+        return not never and confidence >= self.threshold_of(department)
 
 
 UNSUPPORTED = Scored("-", "-", "-", {}, 0.0, 1.0, 0.0, abstains="language_unsupported")
@@ -199,7 +205,7 @@ def _abstention(
     closed = desk.departments.why_not(first, case.language, now) if desk.departments else None
     reasons = (
         (scored.abstains is not None, scored.abstains),
-        (best < scored.threshold_of(first), "low_confidence"),
+        (not scored.sure_of(first, best), "low_confidence"),
         (margin < scored.least_margin, "low_margin"),
         (first in desk.restricted, "department_restricted"),
         (closed is not None, f"department_{closed}"),

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.router.classifier import calibration
 from services.router.classifier.calibration import (
+    NEVER,
     ONE_SIDED_95,
     PRECISION,
     Scale,
@@ -22,6 +24,8 @@ from services.router.classifier.calibration import (
     wilson_lower,
     wilson_upper,
 )
+
+HIGHEST = math.nextafter(1, 0)
 
 
 def drawn(scale: Scale, texts: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +115,7 @@ def test_the_threshold_is_the_lowest_safe_one(texts, precision):
         for at in np.unique(confidence)
         if wilson_lower(int(correct[confidence >= at].sum()), int((confidence >= at).sum())) >= precision
     ]
-    assert safe_threshold(confidence, correct, precision) == (safe[0] if safe else None)
+    assert safe_threshold(confidence, correct, precision) == (min(safe[0], HIGHEST) if safe else None)
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 2), st.booleans()), min_size=1, max_size=200))
@@ -125,7 +129,28 @@ def test_a_departments_threshold_is_its_own_lowest_safe_one(texts):
         safe = [
             at for at in np.unique(confidence[mine]) if correct[mine & (confidence >= at)].mean() >= PRECISION
         ]
-        assert found.get(department) == ((safe or [1.0])[0] if mine.sum() >= 20 else None)
+        limit = min(safe[0], HIGHEST) if safe else NEVER
+        assert found.get(department) == (limit if mine.sum() >= 20 else None)
+
+
+def test_a_department_that_is_wrong_when_certain_is_never_decided_for(monkeypatch):
+    """A softmax reaches 1: where no limit is good enough, neither is that."""
+    monkeypatch.setattr(calibration, "fit_scale", lambda *_: Scale(1.0))
+    at = np.arange(1_200)
+    scores = np.where(at[:, None] % 3 == np.arange(3), np.where(at % 3 == 2, 50.0, 5.0)[:, None], 0.0)
+    labels = np.where(at % 30 == 2, 0, at % 3)  # of the last one's, one in ten
+    assert probabilities(scores, Scale(1.0)).max() == 1
+    found = calibrate(scores, labels, at // 30 % 5)
+    assert found.of_department == {2: 1.0}
+    assert (found.realised.decided, found.realised.precision) == (800, 1.0)
+
+
+def test_a_department_that_is_right_only_when_certain_is_decided_for():
+    said, certain = np.zeros(200, np.int64), np.arange(200) < 100
+    confidence = np.where(certain, 1.0, 0.9)
+    limit = department_thresholds(confidence, said, certain)[0]
+    assert 0.9 < limit < NEVER
+    assert safe_threshold(confidence, certain) == limit
 
 
 def counted(correct: np.ndarray) -> tuple[int, int]:

@@ -374,10 +374,18 @@ def test_no_departments_threshold_is_below_the_common_one(threshold, own):
     limits = Limits(threshold, of_department=own)
     for department in ("cards", "lending", "another"):
         found = limits.threshold_of(department)
-        if threshold is None:
+        if threshold is None or own.get(department) == 1:
             assert found is None
         else:
             assert found == (own[department] if own.get(department, 0) > threshold else threshold)
+
+
+def test_a_departments_own_limit_of_one_is_never_reached_not_even_by_certainty():
+    by_gram = features(["card", "card card"], [FIXED, FIXED], [[HEAVIEST, 0], [0, 0]])
+    sure = scorer(by_gram, scale=Scale(0.01)).score("card card card")
+    assert sure.confidence == 1
+    assert sure.abstention(Limits(1.0, of_department={"lending": 1.0})) is None
+    assert sure.abstention(Limits(0.6, of_department={"cards": 1.0})) == "low_confidence"
 
 
 def test_a_model_from_before_departments_had_thresholds_decides_as_it_did(tmp_path):

@@ -214,6 +214,13 @@ def test_more_is_asked_of_a_department_that_is_often_wrong_and_of_no_other():
     assert (choice.department, choice.explanation.model.threshold) == ("lending", 0.8)
 
 
+def test_a_departments_own_limit_of_one_is_never_reached_not_even_by_certainty():
+    choice = asked(Read("x", scored(1.0, 0.0, 0.0, of_department={"cards": 1.0})))
+    assert (choice.department, choice.rule) == ("triage", "low_confidence")
+    assert choice.explanation.model.threshold == 1.0
+    assert asked(Read("x", scored(1.0, 0.0, 0.0, of_department={"lending": 1.0}))).stage == "model"
+
+
 def test_a_threshold_is_that_of_who_is_left_to_choose():
     wary = {"of_department": {"payments": 0.5}}
     read = Read("x", replace(scored(0.5, 0.45, 0.01, **wary), threshold=0.4))

@@ -22,6 +22,9 @@ ONE_SIDED_95 = 1.6448536269514722
 """The standard normal's 95 % quantile."""
 LEAST_OF_DEPARTMENT = 100
 """So many texts, of which it was the most likely, give a department a limit of its own."""
+NEVER = 1.0
+"""A department's own limit that no confidence reaches, not even a softmax that has run into 1."""
+_HIGHEST = math.nextafter(NEVER, 0)
 BINS = 15
 _COLDEST, _HOTTEST = -0.5, 2.0  # log10 of the temperature; colder is only what no real text is: never wrong
 _NOISES = np.arange(21) / 200  # 0 … 10 %
@@ -54,8 +57,8 @@ class Calibration:
     """What was fitted, and what it held on texts that it was not fitted on.
 
     `threshold` is None when no confidence is high enough: the model then only suggests. `of_department`
-    holds the limit of each department (by its column) that needs a higher one. `ece` and `realised` are
-    cross-checked: each fold was judged by what was fitted on the others.
+    holds the limit of each department (by its column) that needs a higher one, or `NEVER`. `ece` and
+    `realised` are cross-checked: each fold was judged by what was fitted on the others.
     """
 
     scale: Scale
@@ -128,7 +131,7 @@ def wilson_upper(successes: int, trials: int, z: float = ONE_SIDED_95) -> float:
 def safe_threshold(
     confidence: Floats, correct: Bools, precision: float = PRECISION, z: float = ONE_SIDED_95
 ) -> float | None:
-    """Find the lowest confidence from which on the precision's one-sided lower bound is high enough.
+    """Find the lowest confidence from which on the precision's one-sided lower bound is high enough, below 1.
 
     None when there is none, which at 95 % is always so with fewer than 52 texts. `z` 0: the precision itself.
     """
@@ -137,7 +140,7 @@ def safe_threshold(
     last_of_its_value = np.append(ranked[1:] < ranked[:-1], True)[: len(ranked)]
     for at in np.flatnonzero(last_of_its_value)[::-1]:
         if wilson_lower(int(right[at]), int(at) + 1, z) >= precision:
-            return float(ranked[at])
+            return min(float(ranked[at]), _HIGHEST)
     return None
 
 
@@ -154,7 +157,7 @@ def realised(decided: Bools, correct: Bools) -> Realised:
 def department_thresholds(
     confidence: Floats, said: Ints, correct: Bools, least: int = LEAST_OF_DEPARTMENT
 ) -> dict[int, float]:
-    """Find, by department, the lowest confidence from which on it alone is right often enough; else 1.
+    """Find, by department, the lowest confidence from which on it alone is right often enough; else `NEVER`.
 
     `said` int [texts] is each text's most likely department; those with fewer than `least` texts have no
     limit of their own. The share itself must suffice, not its bound: with a 95 % bound for each, up to 7
@@ -164,7 +167,7 @@ def department_thresholds(
     for department in np.flatnonzero(np.bincount(said) >= least).tolist():
         mine = said == department
         limit = safe_threshold(confidence[mine], correct[mine], z=0)
-        found[department] = 1.0 if limit is None else limit
+        found[department] = NEVER if limit is None else limit
     return found
 
 
@@ -205,7 +208,7 @@ class _Fit:
         """Tell which texts would be decided."""
         if self.threshold is None:
             return np.zeros(len(said), np.bool_)
-        return confidence >= np.maximum(self.threshold, _limits(self.own, said))
+        return (confidence >= self.threshold) & _passed(self.own, confidence, said)
 
     def higher(self, threshold: float) -> dict[int, float]:
         """Keep the departments' limits that ask for more than the common one."""
@@ -219,9 +222,11 @@ def _fit(scores: Floats, labels: Ints, heard: Bools) -> _Fit:
     said = scores[heard].argmax(axis=1)
     correct = said == labels[heard]
     own = department_thresholds(confidence, said, correct)
-    passed = confidence >= _limits(own, said)
+    passed = _passed(own, confidence, said)
     return _Fit(scale, safe_threshold(confidence[passed], correct[passed]), own)
 
 
-def _limits(own: Mapping[int, float], said: Ints) -> Floats:
-    return np.array([own.get(department, 0.0) for department in said.tolist()])
+def _passed(own: Mapping[int, float], confidence: Floats, said: Ints) -> Bools:
+    """Tell which texts the departments' own limits let through."""
+    limits = np.array([own.get(department, 0.0) for department in said.tolist()])
+    return (confidence >= limits) & (limits < NEVER)

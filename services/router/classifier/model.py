@@ -61,7 +61,7 @@ class Card(BaseModel):
 
     `left_out` counts the texts of departments that had too few to learn from; `members` says how much
     each of the linear models counts whose sum this is; `files` holds each file's sha256. `thresholds` holds
-    those of departments that need a higher one than `threshold`; older models have none.
+    those of departments that need a higher one than `threshold`, 1 = never; older models have none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

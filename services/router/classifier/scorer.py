@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from services.router.classifier.calibration import Scale
+from services.router.classifier.calibration import NEVER, Scale
 from services.router.classifier.text import (
     MOST_CHARACTERS,
     fragments,
@@ -58,7 +58,7 @@ class Features:
 class Limits:
     """From when on a score decides: shares 0 … 1; `threshold` None = never, `tokens` = shortest text.
 
-    `of_department` holds the thresholds of departments that need a higher one than the others.
+    `of_department` holds the thresholds of departments that need a higher one than the others; 1 = never.
     """
 
     threshold: float | None
@@ -69,9 +69,8 @@ class Limits:
 
     def threshold_of(self, department: str) -> float | None:
         """The least confidence at which a department is decided for; None = never."""
-        if self.threshold is None:
-            return None
-        return max(self.threshold, self.of_department.get(department, 0.0))
+        own = self.of_department.get(department, 0.0)
+        return None if self.threshold is None or own >= NEVER else max(self.threshold, own)
 
 
 @dataclass(frozen=True, slots=True)
