@@ -167,7 +167,6 @@ def case_show(
     from cli import show
     from cli.history import case_id_of, history, opened, state
     from cli.world import World
-    from services.intake.customers.record import Refused
 
     async def work() -> dict[str, Any] | None:
         world = World(folder)
@@ -177,7 +176,7 @@ def case_show(
         if not lines or case_id is None:
             return None
         if reason:
-            lines = await opened(world, lines, by, reason)
+            lines = await opened(world, case_id, lines, by, reason)
         before = [None, *(line.at for line in lines)]
         return {
             "case_id": str(case_id),
@@ -185,11 +184,7 @@ def case_show(
             "history": [line.as_json(at) for line, at in zip(lines, before, strict=False)],
         }
 
-    try:
-        found = run(work())
-    except Refused as refused:
-        what = f"refused: {refused.code.replace('_', ' ')}"
-        raise typer.Exit(say(what, refused.why, refused.next_step, PROBLEM)) from None
+    found = run(work())
     if found is None:
         raise typer.Exit(
             say("no such case", f"nobody has said anything about {asked}", "hotline events tail", PROBLEM)

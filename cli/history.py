@@ -10,6 +10,7 @@ from uuid import UUID
 
 from chassis.ids import is_case_number
 from chassis.outbox import unpack
+from chassis.vault import ERASED
 from cli.world import Place, connected
 from schemas.envelope import BY_WIRE, Body
 from schemas.intake import ContactAttached
@@ -17,6 +18,7 @@ from schemas.router import CaseParked, CaseRouted
 from schemas.topics import STAGES
 
 if TYPE_CHECKING:
+    from chassis.postgres import Tx
     from cli.world import World
 
 SEALED = "[sealed]"
@@ -138,26 +140,40 @@ def _words(said: Body | None) -> tuple[str, str] | None:
     return None
 
 
-async def opened(world: World, lines: Sequence[Line], by: str, reason: str) -> list[Line]:
-    """Open what customers said; who reads it, and why, is kept with each of them first.
+async def opened(world: World, case_id: UUID, lines: Sequence[Line], by: str, reason: str) -> list[Line]:
+    """Open what customers said; before any of it is given, who reads it, and why, is kept with each of them.
 
-    `[erased]` where the key is gone. Raises Refused for a customer whom nobody knows.
+    `[erased]` where the key is gone: nobody reads that.
     """
-    from cli import customers
+    from cli.mend import Operator
+    from services.intake.customers import store
 
-    refs = sorted({line.words[0] for line in lines if line.words})
-    async with customers.opened(world) as books:
-        for ref in refs:
-            await books.noted(ref, "viewed", by, reason)
-    vault = await world.vault(world.place())
+    place = world.place()
+    vault = await world.vault(place)
     try:
-        await vault.ready(refs)
-        return [
-            replace(line, tells={**line.tells, "text": vault.open(*line.words)}) if line.words else line
-            for line in lines
-        ]
+        await vault.ready(sorted({line.words[0] for line in lines if line.words}))
+        found = [(line, vault.open(*line.words) if line.words else None) for line in lines]
     finally:
         await vault.close()
+    read = {line.words[0] for line, text in found if line.words and text != ERASED}
+    async with connected(place, "intake") as database, database.transaction() as tx:
+        for ref in sorted({await _whose(tx, ref, case_id) for ref in read}):
+            await store.note(tx, ref, "viewed", Operator.named(by).name, reason)
+    return [
+        line if text is None else replace(line, tells={**line.tells, "text": text}) for line, text in found
+    ]
+
+
+async def _whose(tx: Tx, ref: str, case_id: UUID) -> str:
+    """Whose record keeps a reading: a call without a number has no customer but that of its case."""
+    from services.intake.customers import store
+    from services.intake.customers.record import Refused
+
+    try:
+        return (await store.load(tx, ref)).customer_ref
+    except Refused:
+        owner = await tx.fetchval("select customer_ref from cases where case_id = $1", case_id)
+        return await store.survivor_of(tx, owner or ref)
 
 
 async def state(place: Place, case_id: UUID) -> dict[str, str]:

@@ -74,10 +74,14 @@ async def resume(place: Place, group: str, operator: Operator, within: float = F
 
 
 async def _pause_of(tx: Tx, place: Place, group: str) -> Pause | None:
-    """Read a stage's word in the observer's transaction; raises Refused where there can be none."""
+    """Read a stage's word in the observer's transaction, so that nobody else gives one until it ends.
+
+    Raises Refused where there can be none.
+    """
     if group not in STAGES:
         whose = "a department's own" if group.startswith("department.") else "no stage's"
         raise Refused(f"{group} is {whose} group, not ours to stop: {', '.join(STAGES)} can be paused")
+    await actions.alone(tx)
     await _at(tx, place, group)
     if await tx.fetchval("select to_regclass('paused')") is None:
         raise Refused(f"the schema of {group} is older than this command: run `hotline migrate`")

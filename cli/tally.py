@@ -27,7 +27,7 @@ class Tally:
     """What was counted so far.
 
     `over`: the calls whose own end was told; of others their legs are told of, those that began and those
-    that are over.
+    that are over, and the stays: which leg each was on, None where no fact names one.
     """
 
     types: Counter[str] = field(default_factory=Counter)
@@ -35,6 +35,7 @@ class Tally:
     answered: set[str] = field(default_factory=set)
     over: set[str] = field(default_factory=set)
     legs: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    stays: defaultdict[str, dict[int, str | None]] = field(default_factory=lambda: defaultdict(dict))
     legs_over: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     abandoned: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
@@ -77,7 +78,12 @@ class Tally:
     @property
     def ended(self) -> set[str]:
         """The calls that are over: with the last of their legs, where only those are told to end."""
-        return self.over | {call for call, over in self.legs_over.items() if self.legs[call] <= over}
+        return self.over | {call for call, over in self.legs_over.items() if self._begun(call) <= over}
+
+    def _begun(self, call_id: str) -> set[str]:
+        """The legs that somebody was on, as intake counts them: where a stay names none, the first."""
+        stays = self.stays.get(call_id, {}).values()
+        return self.legs.get(call_id, set()) | {leg or call_id for leg in stays}
 
     @property
     def without_effect(self) -> list[str]:
@@ -173,13 +179,25 @@ def _offered(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> N
     tally.legs[body.call_id].add(body.call_id)
 
 
-def _leg(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
-    tally.legs[body.call_id].add(body.leg_id or body.call_id)
+def _transferred(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
+    if body.leg_id not in (None, body.call_id):
+        tally.legs[body.call_id].add(body.leg_id)
+
+
+def _stayed(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
+    stays = tally.stays[body.call_id]
+    named = [leg for leg in (stays.get(body.visit), body.leg_id) if leg is not None]
+    stays[body.visit] = min(named, default=None)
+
+
+def _positioned(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
+    if not body.inferred:
+        _stayed(tally, body, at, headers)
 
 
 def _answered(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
     tally.answered.add(body.call_id)
-    _leg(tally, body, at, headers)
+    _stayed(tally, body, at, headers)
 
 
 def _ended(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
@@ -187,12 +205,10 @@ def _ended(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> Non
         tally.over.add(body.call_id)
         return
     tally.legs_over[body.call_id].add(body.leg_id or body.call_id)
-    if body.next_leg_id is not None:
-        tally.legs[body.call_id].add(body.next_leg_id)
 
 
 def _left(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None:
-    _leg(tally, body, at, headers)
+    _stayed(tally, body, at, headers)
     if body.reason == "abandoned":
         tally.abandoned.add(body.call_id)
 
@@ -230,9 +246,11 @@ def _died(tally: Tally, body: Any, at: float, headers: dict[str, bytes]) -> None
 
 _COUNTED: dict[type[Body], Any] = {
     telephony.CallOffered: _offered,
-    telephony.CallQueued: _leg,
+    telephony.CallQueued: _stayed,
+    telephony.CallPositioned: _positioned,
     telephony.CallAnswered: _answered,
-    telephony.CallTransferred: _leg,
+    telephony.TalkEnded: _stayed,
+    telephony.CallTransferred: _transferred,
     telephony.CallEnded: _ended,
     telephony.CallRefused: _call("refused"),
     telephony.QueueLeft: _left,

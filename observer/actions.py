@@ -59,9 +59,14 @@ class Action:
         ]
 
 
+async def alone(tx: Tx) -> None:
+    """Wait until nobody else adds to the chain; until this transaction ends nobody else can."""
+    await tx.execute("select pg_advisory_xact_lock($1)", _LOCK)
+
+
 async def append(tx: Tx, actor: str, verb: str, target: Sequence[object], reason: str) -> Action:
     """Add an action to the chain, inside the caller's transaction; no number is ever given twice."""
-    await tx.execute("select pg_advisory_xact_lock($1)", _LOCK)
+    await alone(tx)
     last = await tx.fetchrow("select number, hash from actions order by number desc limit 1")
     number, before = (last["number"], last["hash"]) if last else (0, _BEGINNING)
     # Somebody may have removed the last ones: whoever came after them must not take their place.

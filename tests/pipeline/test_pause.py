@@ -137,3 +137,28 @@ async def test_nobody_elses_group_is_stopped(world):
             await pause.pause(world.place(), group, WHO)
     async with ledger.session(world.place()) as tx:
         assert await actions.after(tx, 0) == []
+
+
+@pytest.mark.parametrize(("word", "within"), [(pause.pause, 15), (pause.resume, 0)])
+async def test_of_two_operators_with_the_same_word_at_once_one_changes_something(world, word, within):
+    place = world.place()
+    if word is pause.resume:
+        await pause.pause(place, "intake", WHO)
+    async with ledger.session(place) as tx:
+        before = len(await actions.after(tx, 0))
+        await actions.alone(tx)
+        mine = await tx.fetchval("select pg_backend_pid()")
+
+        async def both_wait():
+            waiting = "select count(*) from pg_locks where not granted and $1 = any(pg_blocking_pids(pid))"
+            return await tx.fetchval(waiting, mine) == 2
+
+        told = [asyncio.create_task(word(place, "intake", WHO, within)) for _ in range(2)]
+        await eventually(both_wait, 15, "both wait for the chain")
+    done = await asyncio.gather(*told)
+    assert sorted(one.changed for one in done) == [False, True]
+    assert done[0].pause == done[1].pause
+    async with ledger.session(place) as tx:
+        chain = await actions.after(tx, 0)
+    assert len(chain) == before + 1
+    assert actions.broken_links(chain) == []

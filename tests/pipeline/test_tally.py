@@ -51,16 +51,18 @@ def over(leg, **fields):
 
 
 RANG = call(telephony.CallOffered, "c1")
+STAY = {"queue": "cards", "visit": 7}
 
 
 @pytest.mark.parametrize(
     "events",
     [
-        [RANG, over("c1", next_leg_id="c2"), over("c2")],
-        [RANG, over("c1"), call(telephony.CallQueued, "c2", queue="cards", visit=7), over("c2")],
+        [RANG, over("c1"), call(telephony.CallQueued, "c2", **STAY), over("c2")],
+        [RANG, over("c1"), call(telephony.CallPositioned, "c2", **STAY, position=1), over("c2")],
+        [RANG, over("c1"), call(telephony.TalkEnded, "c2", **STAY, agent="a", talk_ms=1), over("c2")],
         [RANG, over("c1"), call(telephony.CallTransferred, "c2", mode="blind"), over("c2")],
     ],
-    ids=["a next leg is named", "a stay tells of it", "the transfer tells of it"],
+    ids=["a stay tells of it", "a place does", "the end of its talk does", "the transfer tells of it"],
 )
 def test_a_call_that_goes_on_with_another_leg_has_not_ended(events):
     for order in permutations(events):
@@ -75,8 +77,42 @@ def test_a_call_that_goes_on_with_another_leg_has_not_ended(events):
     assert not count.finished
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        [RANG, over("c1", next_leg_id="a call of its own")],
+        [over("c2"), call(telephony.CallTransferred, None, mode="blind")],
+        [over("c2"), call(telephony.CallTransferred, "c1", mode="blind")],
+        [over("c2"), call(telephony.CallPositioned, "c1", **STAY, position=1, inferred=True)],
+        [
+            over("c2"),
+            call(telephony.CallQueued, "c2", **STAY),
+            call(telephony.QueueLeft, None, **STAY, reason="key"),
+        ],
+    ],
+    ids=[
+        "only named as the next",
+        "no leg",
+        "the first leg",
+        "a place inferred",
+        "one fact of the stay names it",
+    ],
+)
+def test_what_tells_of_no_further_leg_keeps_no_call_open(told):
+    for order in permutations(told):
+        count = Tally()
+        for event in order:
+            count.take(said(event, "door"))
+        assert count.ended == {"c1"}
+
+
 def test_a_call_has_ended_when_its_end_is_told_whatever_its_legs_do():
     count = Tally()
-    for event in (RANG, over("c1", next_leg_id="c2"), call(telephony.CallEnded, "c1", cause="hangup")):
+    for event in (
+        RANG,
+        over("c1"),
+        call(telephony.CallQueued, "c2", **STAY),
+        call(telephony.CallEnded, "c1", cause="hangup"),
+    ):
         count.take(said(event, "door"))
     assert count.ended == {"c1"}
