@@ -45,7 +45,7 @@ class Visit(Body):
 
     `queue_told`, `answer_told`: the queueing, the answer was told itself, not only inferred from what
     came after it. `place` is where the switch last said that the caller stood, `placed_at` when. `leg`:
-    on which leg the caller stayed, if not on the call's first.
+    on which leg the caller stayed, None where no fact names one: then on the call's first.
     """
 
     number: int
@@ -325,7 +325,7 @@ def left(contact: Contact, event: QueueLeft) -> Contact:
     """The caller left the queue; the reason that says more is kept, the longer of two waits too."""
     visit = _visit(contact, event)
     if visit.answered_at is not None:
-        return contact
+        return _with(contact, visit)
     waits = [wait for wait in (visit.wait_ms, event.wait_ms) if wait is not None]
     known: dict[str, Any] = {"wait_ms": max(waits, default=None)}
     says = _leaving(event.reason, event.occurred_at)
@@ -420,11 +420,14 @@ def transferred(contact: Contact, event: CallTransferred) -> Contact:
 
 
 def ended(contact: Contact, event: CallEnded) -> Contact:
-    """The contact is over for telephony, or one leg of it; of two ends the earlier one counts."""
+    """The contact is over for telephony, or one leg of it; of two ends the earlier one counts.
+
+    A leg that is only named as the next one is waited for no longer than any other that may yet be heard of:
+    it may be a call of its own, or nobody's.
+    """
     if event.leg_only:
         leg = Leg(ended_at=event.occurred_at, cause=event.cause)
-        contact = _with_leg(contact, event.leg_id or contact.call_id, leg)
-        return _with_leg(contact, event.next_leg_id, Leg())
+        return _with_leg(contact, event.leg_id or contact.call_id, leg)
     told = _end_told(contact)
     if told is not None and told <= event.occurred_at:
         return contact
@@ -516,11 +519,11 @@ _Stay = CallQueued | CallPositioned | CallAnswered | QueueLeft | TalkEnded
 
 
 def _visit(contact: Contact, event: _Stay) -> Visit:
-    for visit in contact.visits:
-        if visit.number == event.visit:
-            return visit
-    leg = event.leg_id if event.leg_id != contact.call_id else None
-    return Visit(number=event.visit, queue=event.queue, leg=leg)
+    """Find the stay, or begin it; of two legs that are named for it the first by name is believed."""
+    new = Visit(number=event.visit, queue=event.queue)
+    visit = next((visit for visit in contact.visits if visit.number == event.visit), new)
+    legs = [leg for leg in (visit.leg, event.leg_id) if leg is not None]
+    return visit.model_copy(update={"leg": min(legs, default=None)})
 
 
 def _with(contact: Contact, visit: Visit) -> Contact:

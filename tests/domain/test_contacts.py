@@ -565,6 +565,49 @@ def test_an_answered_call_that_goes_on_owes_its_record_when_it_is_over():
     assert set(life.timers) == {"lost-track"}
 
 
+def test_a_leg_that_is_only_named_as_the_next_one_keeps_no_call_open():
+    """Connect names a promised call back as the next contact, which is a call of its own."""
+    named = MOVED[4].model_copy(update={"next_leg_id": "call-back"})
+    life = lived([MOVED[0], MOVED[1], MOVED[3], MOVED[4], named])
+    assert (life.everything, life.state.ended_at) == ([], named.occurred_at)
+    fired(life, "settle").then(intake.ContactClosed)
+
+
+STAY = {"queue": "cards", "visit": 1}
+HALF_TOLD = [
+    telephony.CallQueued(**at(1), **STAY, leg_id="leg-3"),
+    telephony.CallPositioned(**at(2), **STAY, position=2),
+    telephony.CallAnswered(**at(3), **STAY, agent="agent-1", wait_ms=2_000, leg_id="leg-2"),
+    telephony.QueueLeft(**at(5), **STAY, reason="unknown", leg_id="call-1"),
+    telephony.TalkEnded(**at(6), **STAY, agent="agent-1", talk_ms=3_000),
+    telephony.CallEnded(**at(6), leg_id="leg-2", cause="customer", leg_only=True, next_leg_id="leg-9"),
+    telephony.CallEnded(**at(7), leg_id="call-1", cause="agent", leg_only=True),
+]
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.sampled_from(HALF_TOLD), min_size=2, max_size=7, unique_by=id).flatmap(
+        lambda told: st.tuples(st.just(told), st.permutations(told))
+    ),
+    st.lists(st.integers(0, 1), max_size=3),
+)
+def test_facts_that_name_a_leg_and_facts_that_name_none_give_one_call_in_any_order(orders, again):
+    one, other = orders
+    assert lived(one).state == lived([*other, *(other[index] for index in again)]).state
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_stay_is_on_the_leg_that_any_of_its_facts_names(order):
+    told = [
+        telephony.CallQueued(**at(1), **STAY, leg_id="leg-2"),
+        telephony.QueueLeft(**at(5), **STAY, reason="abandoned"),
+        telephony.CallEnded(**at(6), leg_id="leg-2", cause="customer", leg_only=True),
+    ]
+    contact = lived([told[index] for index in order]).state
+    assert (contact.visits[0].leg, contact.ended_at) == ("leg-2", told[2].occurred_at)
+
+
 def test_who_tells_the_end_of_the_call_itself_is_believed_whatever_legs_tell():
     for order in ([ENDED, *MOVED], [*MOVED, ENDED], [*MOVED[:5], ENDED, *MOVED[5:]]):
         assert lived(order).state.ended_at == ENDED.occurred_at

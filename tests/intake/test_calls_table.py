@@ -1,5 +1,6 @@
 """The reading copies: calls and visits as the stage knows them, cases as the other stages say."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
@@ -259,17 +260,89 @@ def test_a_case_stands_as_the_last_of_its_life_says_whatever_the_clocks(order, u
     assert standing.cycle == {2: None}.get(last, 1 if last < 5 else 2)
 
 
-async def test_the_table_of_cases_knows_the_later_word_as_its_batches_do(rig):
-    for swapped in ((3, 1), (4, 3, 1), (7, 5, 6), (1, 0), (4, 7, 3), (2, 3, 1)):
-        events = twice_around()
-        standing = Standing(events[0].body.case_id)
-        for index in swapped:
+def worked_on(delivered, accepted):
+    """The same, and what its department says of the work on it: without its cycle, at whatever times."""
+    events = twice_around()
+    body = events[2].body
+    held = {"case_id": body.case_id, "assignment_id": body.assignment_id, "department": "cards"}
+    work = resolver.CaseAccepted(**held, clerk="clerk-1")
+    events[2] = stamped(body, delivered)
+    return [*events, stamped(work, accepted)]
+
+
+SECONDS = st.tuples(st.integers(0, 14), st.integers(0, 14))
+
+
+@settings(max_examples=300)
+@given(st.permutations(range(9)), st.permutations(range(9)), st.integers(1, 9), SECONDS)
+def test_how_a_case_stands_depends_on_what_was_said_and_never_on_its_order(one, other, upto, times):
+    events, said = worked_on(*times), one[:upto]
+    stand = [Standing(events[0].body.case_id) for _ in range(2)]
+    for standing, order in zip(stand, (said, [index for index in other if index in said]), strict=True):
+        for index in [*order, order[0]]:
             note(standing, events[index])
-            async with rig.database.transaction() as tx:
-                await keep(tx, [events[index]])
-        row = await rig.row("select state, cycle, department from cases where case_id = $1", standing.case_id)
-        assert tuple(row) == (standing.state, standing.cycle, standing.department), swapped
-        assert standing.state == STATES[type(events[max(swapped)].body)]
+    assert len({(one.state, one.changed_at, one.cycle, one.closed_at) for one in stand}) == 1
+
+
+def test_a_result_stands_whatever_work_is_told_later_until_the_case_is_opened_again():
+    events = worked_on(13, 14)
+    standing = Standing(events[0].body.case_id)
+    stood = []
+    for index in (0, 1, 8, 3, 2, 5):
+        note(standing, events[index])
+        stood.append(standing.state)
+    assert stood == ["recorded", "routed", "in_progress", "resolved", "resolved", "in_progress"]
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.permutations(range(9)), st.sets(st.integers(1, 8)), SECONDS)
+async def test_the_table_of_cases_says_what_the_rule_says_however_words_are_batched(rig, order, cuts, times):
+    events = worked_on(*times)
+    standing = Standing(events[0].body.case_id)
+    ends = [*sorted(cuts), len(order)]
+    for begin, end in zip([0, *ends], ends, strict=False):
+        batch = [events[index] for index in order[begin:end]]
+        for word in batch:
+            note(standing, word)
+        async with rig.database.transaction() as tx:
+            await keep(tx, batch)
+    row = await rig.row(
+        "select state, changed_at, cycle, department, closed_at from cases where case_id = $1",
+        standing.case_id,
+    )
+    assert tuple(row) == (
+        standing.state, standing.changed_at, standing.cycle, standing.department, standing.closed_at,
+    )  # fmt: skip
+
+
+KEPT_WAITING = (
+    "select count(*) from pg_locks where not granted and pg_backend_pid() = any(pg_blocking_pids(pid))"
+)
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_two_doors_that_hear_of_one_case_at_once_keep_both_words(rig, known):
+    record, first, _, closed = history()
+    if known:
+        async with rig.database.transaction() as tx:
+            await keep(tx, [first])
+
+    async def hear(event):
+        async with rig.database.transaction() as tx:
+            await keep(tx, [event])
+
+    async with rig.database.transaction() as tx:
+        # Of a row that is known already, the other door can wait first where it reads it.
+        await (tx.execute("select from cases for update") if known else keep(tx, [closed]))
+        other = asyncio.create_task(hear(stamped(record.body, 0)))
+        while not await tx.fetchval(KEPT_WAITING):
+            assert not other.done()
+            await asyncio.sleep(0)
+        await keep(tx, [closed])
+    await other
+    row = await rig.row("select state, case_no, recorded_at, closed_at from cases")
+    case = record.body.case
+    assert tuple(row) == ("closed", case.case_no, case.recorded_at, closed.at)
 
 
 async def test_a_recorded_case_tells_of_its_customer_once_and_whoever_corrects_it_has_the_last_word(rig):

@@ -502,6 +502,25 @@ async def test_erasing_takes_all_references_and_drafts_and_again_changes_nothing
     ] * 2
 
 
+async def test_erasing_takes_what_nobody_known_said_about_a_case_and_nothing_of_another_customer(books):
+    ref, other, nobody = (
+        await books.customer(),
+        await books.customer(),
+        books.vault.customer_ref("call:call-2"),
+    )
+    case = "00000000-0000-4000-8000-000000000001"
+    await books.a_case(ref, case, "call-1")
+    await books.vault.ready([nobody, other], create=True)
+    said = {who: books.vault.seal(who, "my card, too") for who in (nobody, other)}
+    for number, who in enumerate((nobody, other), 2):
+        row = {"case_id": case, "call_id": f"call-{number}", "repeat_no": number - 1, "agent": "a-1",
+               "customer_ref": who, "sealed": said[who], "attached_at": NOW}  # fmt: skip
+        await books._insert("attached", row)
+    await erased(books, ref)
+    assert books.vault.open(nobody, said[nobody]) == ERASED
+    assert books.vault.open(other, said[other]) == "my card, too"
+
+
 async def test_who_calls_again_after_an_erasure_is_a_customer_again_with_a_new_key(books):
     ref, other = await books.customer(), await books.customer()
     await books.named(ref)

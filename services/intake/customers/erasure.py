@@ -45,7 +45,8 @@ async def erase(database: Database, vault: Vault, ref: str, by: str, reason: str
         may_be_erased(record)
         refs = await store.references(tx, record.customer_ref)
         drafts = await store.delete_drafts(tx, refs)
-        keys = sum([await vault.erase(one) for one in refs])
+        words = await store.words_of_nobody(tx, refs)
+        keys = sum([await vault.erase(one) for one in (*refs, *words)])
         erased_at = record.erased_at
         if keys or drafts or erased_at is None:
             await store.clear(tx, refs, now)

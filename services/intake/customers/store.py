@@ -37,6 +37,22 @@ async def references(tx: Tx, survivor: str) -> list[str]:
     return [row["ref"] for row in rows]
 
 
+async def words_of_nobody(tx: Tx, refs: Sequence[str]) -> list[str]:
+    """Name the references that stand for one call each, about a case of these customers: nobody else's.
+
+    Who calls without a number is nobody known; what he says about a case is sealed for that call alone.
+    """
+    rows = await tx.fetch(
+        "select distinct a.customer_ref as ref from attached a join cases c using (case_id)"
+        " where c.customer_ref = any($1::text[])"
+        " and not exists (select from customers where customer_ref = a.customer_ref)"
+        " and not exists (select from calls where customer_ref = a.customer_ref)"
+        " and not exists (select from cases where customer_ref = a.customer_ref) order by 1",
+        list(refs),
+    )
+    return [row["ref"] for row in rows if row["ref"] is not None]
+
+
 async def load(tx: Tx, ref: str, *, lock: bool = False) -> Record:
     """Read the record that stands for a reference; a caller without a record gets one.
 

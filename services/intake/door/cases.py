@@ -1,14 +1,15 @@
 """How each case stands, for agents and callers: a reading copy of what the stages say (group `desk`).
 
-Each stage has a clock of its own, and its words come when they come: so what is later in a case's life
-stands, where two words tell their places in it, and only else what is later in time.
+Each stage has a clock of its own, and its words come when they come, so two things are kept of a case: its
+last *step*, by the place in the case's life that such a word tells, and the last word on the *work* on it by
+time, which tells no place. The later of the two in time is how the case stands, but no work follows a result.
 A recorded case also tells of its customer: the language, and whether care is needed. A call that was
 attached to a case tells what the customer said this time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import partial
@@ -67,7 +68,9 @@ _RANK = {
     "unreached": 3,
     "closed": 4,
 }
-"""How far in its cycle a case stands so; the other states are told without their cycle."""
+"""How far in its cycle a step is; the other states are work on a case, told without its cycle."""
+_RESULT = 2
+"""From this rank on there is nothing left to work on."""
 
 _READ: tuple[type[Body], ...] = (*STATES, intake.ContactAttached)
 _HANDLED = {BY_BODY[body].wire: BY_BODY[body] for body in _READ}
@@ -75,7 +78,7 @@ _HANDLED = {BY_BODY[body].wire: BY_BODY[body] for body in _READ}
 
 @dataclass(slots=True)
 class Standing:
-    """What one batch says of one case; None for what it does not say."""
+    """What is known of one case: a row of the table `cases`; None for what nobody has said."""
 
     case_id: UUID
     case_no: str | None = None
@@ -86,9 +89,13 @@ class Standing:
     severity: str | None = None
     completeness: int | None = None
     recorded_at: datetime | None = None
+    step: str | None = None
+    step_at: datetime | None = None
+    cycle: int | None = None
+    work: str | None = None
+    work_at: datetime | None = None
     state: str | None = None
     department: str | None = None
-    cycle: int | None = None
     changed_at: datetime | None = None
     told_at: datetime | None = None
     closed_at: datetime | None = None
@@ -96,7 +103,7 @@ class Standing:
 
 
 def note(standing: Standing, event: Event[Any]) -> None:
-    """Take one event into account: the later word on how a case stands; what it is, any event may tell."""
+    """Take one event into account: how a case stands does not depend on the order in which events come."""
     body = event.body
     case: Case | None = getattr(body, "case", None)
     if case is not None:
@@ -108,30 +115,45 @@ def note(standing: Standing, event: Event[Any]) -> None:
         standing.customer_told = True
     if isinstance(body, feedback.CustomerTold):
         standing.told_at = max(filter(None, (standing.told_at, body.told_at)))
-    state, cycle, department = STATES[type(body)], _cycle(body, case), getattr(body, "department", None)
-    if not _later(standing, state, cycle, event.at):
-        standing.department, standing.cycle = standing.department or department, standing.cycle or cycle
-        return
-    standing.changed_at, standing.state = event.at, state
-    standing.department, standing.cycle = department or standing.department, cycle or standing.cycle
-    standing.closed_at = event.at if isinstance(body, feedback.CaseClosed) else None
+    state, department = STATES[type(body)], getattr(body, "department", None)
+    _hear(standing, state, _cycle(body, case), event.at)
+    standing.state, standing.changed_at = _stands(standing)
+    standing.closed_at = standing.changed_at if standing.state == "closed" else None
+    stands = (standing.state, standing.changed_at) == (state, event.at)
+    if department and (stands or standing.department is None):
+        standing.department = department
 
 
-def _cycle(body: Body, case: Case | None) -> int | None:
+def _cycle(body: Body, case: Case | None) -> int:
     if isinstance(body, feedback.CaseClosed):
         return body.cycles
-    return getattr(body, "cycle", None) or (case.cycle if case else None)
+    return getattr(body, "cycle", None) or (case.cycle if case else 1)
 
 
-def _later(standing: Standing, state: str, cycle: int | None, at: datetime) -> bool:
-    """Whether a word comes after the one that stands, or with it; `_LATER` says the same in SQL."""
-    if standing.changed_at is None or standing.state is None:
-        return True
-    if cycle and standing.cycle and state in _RANK and standing.state in _RANK:
-        place, stands = (cycle, _RANK[state]), (standing.cycle, _RANK[standing.state])
-        if place != stands:
-            return place > stands
-    return at >= standing.changed_at
+def _hear(standing: Standing, state: str, cycle: int, at: datetime) -> None:
+    """Keep the last step by its place, in one place by time, or the last word on the work by time."""
+    if state not in _RANK:
+        if (
+            standing.work is None
+            or standing.work_at is None
+            or (at, state) > (standing.work_at, standing.work)
+        ):
+            standing.work, standing.work_at = state, at
+        return
+    if standing.step is not None and standing.step_at is not None:
+        kept = (standing.cycle or 1, _RANK[standing.step], standing.step_at, standing.step)
+        if kept >= (cycle, _RANK[state], at, state):
+            return
+    standing.step, standing.step_at, standing.cycle = state, at, cycle
+
+
+def _stands(standing: Standing) -> tuple[str | None, datetime | None]:
+    step, work = (standing.step, standing.step_at), (standing.work, standing.work_at)
+    if standing.step is None or standing.step_at is None:
+        return work
+    if standing.work_at is None or _RANK[standing.step] >= _RESULT:
+        return step
+    return work if standing.work_at >= standing.step_at else step
 
 
 _COLUMNS = [field.name for field in fields(Standing)]
@@ -140,44 +162,19 @@ _TYPES = {
     "completeness": "int",
     "cycle": "int",
     "customer_told": "boolean",
-    **dict.fromkeys(("recorded_at", "changed_at", "told_at", "closed_at"), "timestamptz"),
+    **dict.fromkeys(
+        ("recorded_at", "step_at", "work_at", "changed_at", "told_at", "closed_at"), "timestamptz"
+    ),
 }
-_LASTING = (
-    "case_no",
-    "customer_ref",
-    "call_id",
-    "category",
-    "product",
-    "severity",
-    "completeness",
-    "recorded_at",
+# Two doors may hear of one case at once: the row is there and locked before either reads it.
+_BEGIN = "insert into cases (case_id) select unnest($1::uuid[]) on conflict do nothing"
+_KNOWN = (
+    f"select {', '.join(_COLUMNS)} from cases where case_id = any($1::uuid[]) order by case_id for update"
 )
-_STANDING = ("state", "changed_at", "closed_at")
-
-
-def _place(row: str) -> str:
-    ranks = " ".join(f"when '{state}' then {rank}" for state, rank in _RANK.items())
-    return f"({row}.cycle * {len(_RANK)} + case {row}.state {ranks} end)"
-
-
-_PLACE, _STANDS = _place("excluded"), _place("c")
-_IN_TIME = "coalesce(excluded.changed_at, '-infinity') >= coalesce(c.changed_at, '-infinity')"
-# Where a cycle or a rank is not known, the places are neither equal nor unequal, and time decides.
-_LATER = f"(case when {_PLACE} <> {_STANDS} then {_PLACE} > {_STANDS} else {_IN_TIME} end)"
 _WRITE = (
-    f"insert into cases as c ({', '.join(_COLUMNS)}) select * from unnest("
+    f"update cases as c set {', '.join(f'{name} = said.{name}' for name in _COLUMNS[1:])} from unnest("
     + ", ".join(f"${n}::{_TYPES.get(name, 'text')}[]" for n, name in enumerate(_COLUMNS, 1))
-    + ") on conflict (case_id) do update set "
-    + ", ".join(f"{name} = coalesce(excluded.{name}, c.{name})" for name in _LASTING)
-    + ", told_at = greatest(excluded.told_at, c.told_at)"
-    + ", customer_told = excluded.customer_told or c.customer_told, "
-    + ", ".join(
-        f"{name} = case when {_LATER} then coalesce(excluded.{name}, c.{name})"
-        f" else coalesce(c.{name}, excluded.{name}) end"
-        for name in ("department", "cycle")
-    )
-    + ", "
-    + ", ".join(f"{name} = case when {_LATER} then excluded.{name} else c.{name} end" for name in _STANDING)
+    + f") as said ({', '.join(_COLUMNS)}) where c.case_id = said.case_id"
 )
 
 
@@ -193,21 +190,19 @@ async def keep(tx: Tx, events: Sequence[Event[Any]]) -> None:
 
     Needs a transaction: a case that is marked `customer_told` has told it.
     """
-    standings: dict[UUID, Standing] = {}
-    told: dict[UUID, Case] = {}
     attached = [event for event in events if isinstance(event.body, intake.ContactAttached)]
     if attached:
         await tx.execute(_ATTACH, *map(list, zip(*map(_attached_row, attached), strict=True)))
-    for event in events:
-        if isinstance(event.body, intake.ContactAttached):
-            continue
+    words = [event for event in events if not isinstance(event.body, intake.ContactAttached)]
+    standings = await _known(tx, {event.body.case_id for event in words})
+    told_before = {case_id for case_id, standing in standings.items() if standing.customer_told}
+    told: dict[UUID, Case] = {}
+    for event in words:
         case_id = event.body.case_id
-        note(standings.setdefault(case_id, Standing(case_id)), event)
+        note(standings[case_id], event)
         case: Case | None = getattr(event.body, "case", None)
-        if case is not None:
+        if case is not None and case_id not in told_before:
             told[case_id] = case
-    for known in await _told_before(tx, list(told)):
-        del told[known]
     await keep_seen(
         tx,
         [
@@ -218,6 +213,14 @@ async def keep(tx: Tx, events: Sequence[Event[Any]]) -> None:
     if standings:
         rows = [[getattr(standing, name) for standing in standings.values()] for name in _COLUMNS]
         await tx.execute(_WRITE, *rows)
+
+
+async def _known(tx: Tx, case_ids: Collection[UUID]) -> dict[UUID, Standing]:
+    if not case_ids:
+        return {}
+    await tx.execute(_BEGIN, sorted(case_ids))
+    rows = await tx.fetch(_KNOWN, list(case_ids))
+    return {row["case_id"]: Standing(**row) for row in rows}
 
 
 def _attached_row(event: Event[intake.ContactAttached]) -> tuple[Any, ...]:
@@ -231,13 +234,6 @@ def _attached_row(event: Event[intake.ContactAttached]) -> tuple[Any, ...]:
         body.text,
         event.at,
     )
-
-
-async def _told_before(tx: Tx, case_ids: Sequence[UUID]) -> list[UUID]:
-    rows = await tx.fetch(
-        "select case_id from cases where case_id = any($1::uuid[]) and customer_told", case_ids
-    )
-    return [row["case_id"] for row in rows]
 
 
 class CaseView:

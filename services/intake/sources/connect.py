@@ -6,8 +6,9 @@ tell the same facts by the same rules; a field that a feed lacks leaves its fact
 
 A visit to a queue is 1 for the call's first contact; a later contact's is a number from its id
 (`visit_of`), because how many came before it is not said. No contact says that the call is over: the
-documented events name no next contact, and whoever was only consulted is named as the next one though he
-leaves first. So each tells its own end (`leg_only`), and the call is over with the last. Two things
+documented events name no next contact, and the one that a record names may be a callback, which is a call of
+its own, or somebody who was only consulted and left first. So each tells its own end (`leg_only`), and the
+call is over with the last that was heard of. Two things
 cannot be told from one event: why a caller left a queue while `disconnectReason` is missing (`unknown`,
 the record corrects it); and whose callback was transferred (the legs after it carry the id of the call
 that asked for it).
