@@ -345,7 +345,10 @@ def _limits(card: Card) -> dict[str, Any]:
 def _said_of(limits: dict[str, Any]) -> str:
     if limits["threshold"] is None:
         return "decides nothing: no confidence was safe"
-    own = [f"{name} {'never' if limit >= 1 else f'{limit:.3f}'}" for name, limit in limits["thresholds"].items()]
+    own = [
+        f"{department} never" if limit >= 1 else f"{department} {limit:.3f}"
+        for department, limit in limits["thresholds"].items()
+    ]
     return ", ".join([f"decides from confidence {limits['threshold']:.3f}", *own])
 
 
