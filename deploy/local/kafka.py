@@ -169,7 +169,8 @@ class Broker:
             cwd=self._folder,
         )
         remember(self._pid_file, process)
-        if not wait_for_port(self.port or 0, process):
+        # After a power cut it reads what it has before it listens: many partitions take their time.
+        if not wait_for_port(self.port or 0, process, within=120):
             kill(process)
             (self._folder / "ports.json").unlink(missing_ok=True)
             raise StackError(
