@@ -196,17 +196,8 @@ class Writer:
             _JSON,
             ("ce_correlationid", correlation.encode()),
         ]
-        if cause is not None:
-            headers.append(("ce_causationid", cause.encode()))
-            if part[1] > 1:  # one of one goes without saying: two headers less to write, keep and read
-                headers.append(("ce_handoffk", b"%d" % part[0]))
-                headers.append(("ce_handoffn", b"%d" % part[1]))
         key = str(getattr(body, kind.key))
-        if sequence is not None:
-            headers.append(("ce_sequence", b"%010d" % sequence))
-            if numbered_for != key:
-                # Said of one thing (a case), numbered with what is said of another (its call).
-                headers.append(("ce_sequenceof", numbered_for.encode()))
+        headers += _traced(cause, part, sequence, numbered_for, key)
         if traceparent is not None:
             headers.append(("traceparent", traceparent))
         return Outgoing(
@@ -215,6 +206,24 @@ class Writer:
             body.to_bytes(),
             headers,
         )
+
+
+def _traced(
+    cause: str | None, part: tuple[int, int], sequence: int | None, numbered_for: str, key: str
+) -> list[tuple[str, bytes]]:
+    """The headers by which a loss is proved: what caused it, which part of how many, the writer's number."""
+    headers = []
+    if cause is not None:
+        headers.append(("ce_causationid", cause.encode()))
+        if part[1] > 1:  # one of one goes without saying: two headers less to write, keep and read
+            headers.append(("ce_handoffk", b"%d" % part[0]))
+            headers.append(("ce_handoffn", b"%d" % part[1]))
+    if sequence is not None:
+        headers.append(("ce_sequence", b"%010d" % sequence))
+        if numbered_for != key:
+            # Said of one thing (a case), numbered with what is said of another (its call).
+            headers.append(("ce_sequenceof", numbered_for.encode()))
+    return headers
 
 
 def time_header(at: datetime) -> bytes:

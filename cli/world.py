@@ -249,15 +249,22 @@ class World:
         }
 
     def start_stages(
-        self, place: Place, extra: Mapping[str, str] | None = None, stages: tuple[str, ...] = STAGES
+        self,
+        place: Place,
+        extra: Mapping[str, str] | None = None,
+        stages: tuple[str, ...] = STAGES,
+        program: str = "services",
     ) -> None:
-        """Start the stages that are not running, each in its own process with its own log."""
+        """Start the stages that are not running, each in its own process with its own log.
+
+        `program` is the module that is run with their names.
+        """
         missing = [stage for stage in stages if self.pid_of(stage) is None]
         for stage in missing:
             (self.folder / f"{stage}.port").unlink(missing_ok=True)
         if missing:
             started = subprocess.run(
-                [sys.executable, "-m", "services", *missing],
+                [sys.executable, "-m", program, *missing],
                 env={**self.environment(place), **(extra or {})},
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +14,7 @@ from bench.measure import Cost, Meter, cpu_of
 from chassis.clock import monotonic
 from chassis.roots import new_batch_id
 from chassis.transport import Outgoing
-from cli.world import CannotReach, Place, World
-from deploy.local.processes import remember
+from cli.world import Place, World
 from schemas.topics import STAGES
 
 PRODUCT, UNWATCHED = "services", "bench.unwatched.stages"
@@ -45,23 +42,8 @@ class StandingDrain(Drain):
         await self.prime()
 
     def _started(self) -> list[int]:
-        """Start the stages in one go, as `World.start_stages` does; gives their process ids."""
-        folder = self._world.folder
-        started = subprocess.run(
-            [sys.executable, "-m", self._module, *STAGES],
-            env={**self._world.environment(self._place), "PYTHONPATH": str(Path.cwd())},
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if started.returncode:
-            raise CannotReach(f"the stages did not start:\n{started.stderr[-800:]}")
-        pids = [int((folder / f"{stage}.pid").read_text()) for stage in STAGES]
-        for stage, pid in zip(STAGES, pids, strict=True):
-            remember(folder / f"{stage}.pid", psutil.Process(pid))
-        return pids
+        self._world.start_stages(self._place, {"PYTHONPATH": str(Path.cwd())}, program=self._module)
+        return [pid for stage in STAGES if (pid := self._world.pid_of(stage))]
 
     async def _drain(self, variant: Variant, backlog: list[Outgoing], expected: int) -> Drained:
         since, done_before = new_batch_id(), await self._done_so_far(variant, 0)

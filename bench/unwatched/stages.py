@@ -13,49 +13,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
 from chassis import message
 from chassis.batch import Pass
 from chassis.fold import Fold
 from chassis.kafka import Subscription
-from chassis.message import Writer
 from chassis.relay import Relay
-from chassis.transport import Outgoing, Place
-from schemas.envelope import BY_BODY, Body
+from chassis.transport import Place
 from services import __main__ as services
 from services.feedback import domain as feedback
 
-_SPEC, _JSON = ("ce_specversion", b"1.0"), ("content-type", b"application/json")
 
-
-def _write(
-    self: Any,
-    body: Body,
-    *,
-    uid: UUID,
-    at: bytes,
-    correlation: str,
-    cause: str | None = None,
-    sequence: int | None = None,
-    numbered_for: str = "",
-    part: tuple[int, int] = (1, 1),
-    traceparent: bytes | None = None,
-) -> Outgoing:
-    """As the product writes, without cause, part and number; written out, because a detour would cost."""
-    kind = BY_BODY[type(body)]
-    headers = [
-        _SPEC,
-        ("ce_id", str(uid).encode()),
-        self._types[kind.body],
-        self._source,
-        ("ce_time", at),
-        _JSON,
-        ("ce_correlationid", correlation.encode()),
-    ]
-    if traceparent is not None:
-        headers.append(("traceparent", traceparent))
-    return Outgoing(kind.topic_of(body), str(getattr(body, kind.key)).encode(), body.to_bytes(), headers)
+def _trace_nothing(
+    cause: str | None, part: tuple[int, int], sequence: int | None, numbered_for: str, key: str
+) -> list[tuple[str, bytes]]:
+    return []
 
 
 def _read_no_number(headers: dict[str, bytes]) -> int:
@@ -93,7 +65,7 @@ async def _commit_what_there_is(self: Subscription, offsets: Mapping[Place, int]
 
 
 LEFT_OUT: tuple[tuple[Any, str, Any], ...] = (
-    (Writer, "write", _write),
+    (message, "_traced", _trace_nothing),
     (message, "_sequence", _read_no_number),
     (Fold, "_receipt", _give_no_receipt),
     (Relay, "watermark_once", _say_no_watermark),
