@@ -21,6 +21,7 @@ from chassis.ids import derived_id
 from schemas.case import Case, Severity
 from schemas.router import Candidate, Explanation, Feature, ModelSaid
 from schemas.router import Matched as Comparison
+from services.router.classifier.scorer import Limits
 from services.router.departments import Departments
 from services.router.rules import TRIAGE, Ruled, Ruleset, view_of
 from services.router.rules import decide as rule
@@ -36,9 +37,8 @@ AUDITED = 50
 class Scored:
     """What a model says of one text: a calibrated probability per department, the n-grams that decided.
 
-    `threshold`: the least confidence at which it may decide in this language, `of_department`: for whom more
-    is asked, 1 = never; `abstains`: why it may not decide at all (`too_short`, `unknown_words`,
-    `language_unsupported`).
+    `limits`: from when on it may decide in this language; `abstains`: why it may not decide at all
+    (`too_short`, `unknown_words`, `language_unsupported`).
     """
 
     model: str
@@ -46,23 +46,12 @@ class Scored:
     language: str
     probabilities: Mapping[str, float]
     known_share: float
-    threshold: float
-    least_margin: float
+    limits: Limits
     evidence: tuple[tuple[str, float], ...] = ()
     abstains: str | None = None
-    of_department: Mapping[str, float] = field(default_factory=dict)
-
-    def threshold_of(self, department: str) -> float:
-        """The least confidence at which a department is decided for, if it ever is."""
-        return max(self.threshold, self.of_department.get(department, 0.0))
-
-    def sure_of(self, department: str, confidence: float) -> bool:
-        """Whether that much confidence decides for a department; where its own threshold is 1, none does."""
-        never = self.of_department.get(department, 0.0) >= 1
-        return not never and confidence >= self.threshold_of(department)
 
 
-UNSUPPORTED = Scored("-", "-", "-", {}, 0.0, 1.0, 0.0, abstains="language_unsupported")
+UNSUPPORTED = Scored("-", "-", "-", {}, 0.0, Limits(None), abstains="language_unsupported")
 """What is said of a text in a language that no model reads."""
 
 
@@ -124,7 +113,7 @@ class _Verdict:
     department: str | None = None
     abstained: str | None = None
     margin: float = 0.0
-    threshold: float = 1.0
+    threshold: float | None = None
     audit: bool = False
     ordered: list[tuple[str, float]] = field(default_factory=list)
 
@@ -191,11 +180,11 @@ def _verdict(case: Case, scored: Scored, ruled: Ruled, desk: Desk, now: datetime
         key=lambda pair: (-pair[1], pair[0]),
     )
     if not ordered:
-        return _Verdict(abstained=scored.abstains or "no_candidate", threshold=scored.threshold)
+        return _Verdict(abstained=scored.abstains or "no_candidate", threshold=scored.limits.threshold)
     (first, best), following = ordered[0], ordered[1][1] if len(ordered) > 1 else 0.0
     margin = best - following
     abstained = _abstention(scored, first, best, margin, desk, case, now)
-    threshold = scored.threshold_of(first)
+    threshold = scored.limits.threshold_of(first)
     return _Verdict(None if abstained else first, abstained, margin, threshold, ordered=ordered)
 
 
@@ -203,10 +192,11 @@ def _abstention(
     scored: Scored, first: str, best: float, margin: float, desk: Desk, case: Case, now: datetime
 ) -> str | None:
     closed = desk.departments.why_not(first, case.language, now) if desk.departments else None
+    threshold = scored.limits.threshold_of(first)
     reasons = (
         (scored.abstains is not None, scored.abstains),
-        (not scored.sure_of(first, best), "low_confidence"),
-        (margin < scored.least_margin, "low_margin"),
+        (threshold is None or best < threshold, "low_confidence"),
+        (margin < scored.limits.margin, "low_margin"),
         (first in desk.restricted, "department_restricted"),
         (closed is not None, f"department_{closed}"),
     )
@@ -266,7 +256,7 @@ def _said(scored: Scored, verdict: _Verdict) -> ModelSaid:
         top=tuple(Candidate(department=one, p=round(p, 4)) for one, p in verdict.ordered[:SHOWN]),
         margin=round(verdict.margin, 4),
         known_share=round(scored.known_share, 4),
-        threshold=round(verdict.threshold, 4),
+        threshold=1.0 if verdict.threshold is None else round(verdict.threshold, 4),
         evidence=tuple(
             Feature(feature=name[:WIDEST], weight=round(weight, 4)) for name, weight in scored.evidence
         ),

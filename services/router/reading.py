@@ -289,11 +289,9 @@ def scored_by(model: Model, text: str) -> Scored:
         language=model.card.language,
         probabilities=dict(scored.ranked),
         known_share=scored.known,
-        threshold=limits.threshold if limits.threshold is not None else 1.0,
-        least_margin=limits.margin,
+        limits=limits,
         evidence=tuple((one.gram, one.weight) for one in scored.evidence(scored.department, SHOWN)),
         abstains=_abstains(model, weak),
-        of_department=limits.of_department,
     )
 
 

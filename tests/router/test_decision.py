@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
+from types import MappingProxyType
 from uuid import UUID
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.case import Severity
 from schemas.topics import DEPARTMENTS
+from services.router.classifier.scorer import Limits
 from services.router.decision import AUDITED, NOTHING_READ, Desk, Read, Scored, decide, hold
 from services.router.departments import load_departments
 from services.router.reading import scored_by
@@ -30,7 +32,7 @@ DESK = Desk(RULES, load_departments())
 PLAIN = {"product": "other", "category": "complaint"}
 
 
-def scored(*shares, abstains=None, language="en", **fields):
+def scored(*shares, abstains=None, language="en", threshold=0.8, of_department=MappingProxyType({})):
     """What a model says: shares of cards, payments, lending …"""
     names = ("cards", "payments", "lending", "digital", "fraud", "wealth", "branches")
     return Scored(
@@ -39,10 +41,8 @@ def scored(*shares, abstains=None, language="en", **fields):
         language=language,
         probabilities=dict(zip(names, shares, strict=False)),
         known_share=0.9,
-        threshold=0.8,
-        least_margin=0.15,
+        limits=Limits(threshold, margin=0.15, of_department=of_department),
         abstains=abstains,
-        **fields,
     )
 
 
@@ -119,7 +119,7 @@ RESTRICTED = replace(DESK, restricted=frozenset({"cards"}))
         (Read("x", scored(0.9, abstains="unknown_words")), DESK, OPEN, "unknown_words"),
         (Read("x", scored(abstains="language_unsupported")), DESK, OPEN, "language_unsupported"),
         (Read("x", scored(0.79, 0.1)), DESK, OPEN, "low_confidence"),
-        (Read("x", replace(scored(0.55, 0.41), threshold=0.5)), DESK, OPEN, "low_margin"),
+        (Read("x", scored(0.55, 0.41, threshold=0.5)), DESK, OPEN, "low_margin"),
         (Read("x", SURE_OF_CARDS), RESTRICTED, OPEN, "department_restricted"),
         (Read("x", SURE_OF_LENDING), DESK, NIGHT, "department_outside_hours"),
         (Read("x", degraded="classifier_slow"), DESK, OPEN, "classifier_unavailable"),
@@ -175,7 +175,7 @@ def test_a_department_that_takes_no_case_gets_none_by_rule_by_classifier_or_by_a
 
 
 def test_a_narrowing_leaves_only_its_departments_to_the_classifier():
-    choice = asked(Read("x", replace(scored(0.5, 0.45, 0.01), threshold=0.4)), category="dispute")
+    choice = asked(Read("x", scored(0.5, 0.45, 0.01, threshold=0.4)), category="dispute")
     assert (choice.department, choice.stage) == ("payments", "model")
     assert choice.explanation.candidates == ("lending", "payments")
     assert [one.department for one in choice.explanation.model.top] == ["payments", "lending"]
@@ -223,7 +223,7 @@ def test_a_departments_own_limit_of_one_is_never_reached_not_even_by_certainty()
 
 def test_a_threshold_is_that_of_who_is_left_to_choose():
     wary = {"of_department": {"payments": 0.5}}
-    read = Read("x", replace(scored(0.5, 0.45, 0.01, **wary), threshold=0.4))
+    read = Read("x", scored(0.5, 0.45, 0.01, threshold=0.4, **wary))
     choice = asked(read, category="dispute")  # not for cards
     assert (choice.department, choice.rule) == ("triage", "low_confidence")
     assert choice.explanation.model.threshold == 0.5
