@@ -102,7 +102,7 @@ class Bench:
             "records_per_s": _median(reading, "records_per_s"),
             "core_at_500_records_per_s": steady,
             "detection_s": detection,
-            "bytes_per_open_handoff": bytes_per_open_handoff(),
+            "bytes_per_open_handoff": round(bytes_per_open_handoff()),
             "reading": reading,
             "conditions": before,
         }
@@ -363,27 +363,34 @@ def _said(body: type[Body], case: str, uid: str, cause: str | None = None) -> Ou
     return Outgoing(str(kind.topic), case.encode(), b"{}", headers)
 
 
-def bytes_per_open_handoff(count: int = 100_000) -> int:
+_RECORDED = BY_BODY[intake.CaseRecorded].wire.encode()
+
+
+def bytes_per_open_handoff(count: int = 100_000) -> float:
     """Bytes of memory that one handoff more holds while it is open, its place in every index included."""
-    contract = contract_of()
-    room, place = Ledger(contract), Partition(intake.CASES, 0)
-    wire = BY_BODY[intake.CaseRecorded].wire.encode()
+    held, room = opened(count)
+    edges = {owed.edge for owed in contract_of().owed[_RECORDED]}
+    return held / sum(room.open_by_edge()[edge][0] for edge in edges)
+
+
+def opened(count: int) -> tuple[int, Ledger]:
+    """A ledger that has read so many recorded cases which nobody has answered, and the bytes it holds."""
+    room, place = Ledger(contract_of()), Partition(intake.CASES, 0)
     gc.collect()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
         for offset in range(count):
-            uid, at_ms = str(new_id()).encode(), epoch_ms()
-            room.take(place, Said(offset, at_ms, uid, wire, b"/hotline/intake", b"", 1, 1, 0, b"case", b""))
+            uid, source = str(new_id()).encode(), b"/hotline/intake"
+            said = Said(offset, epoch_ms(), uid, _RECORDED, source, b"", 1, 1, 0, b"case", b"")
+            room.take(place, said)
             if offset % 4_000 == 0:
                 room.drain()  # as the store takes it over
         room.drain()
         gc.collect()
-        held = tracemalloc.get_traced_memory()[0] - before
+        return tracemalloc.get_traced_memory()[0] - before, room
     finally:
         tracemalloc.stop()
-    edges = {owed.edge for owed in contract.owed[wire]}
-    return round(held / sum(room.open_by_edge()[edge][0] for edge in edges))
 
 
 def _pin(pid: int, cores: list[int]) -> None:

@@ -1,8 +1,6 @@
 """The ledger's awkward cases, one by one: what is read in which order, what is committed, what is then proved."""
 
-import gc
 import time
-import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import permutations
@@ -13,6 +11,7 @@ import pytest
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.protocol.metadata import MetadataResponse_v1
 
+from bench.ledger import opened
 from chassis.kafka import Connection, Offsets
 from chassis.message import Writer, time_header
 from chassis.transport import Place
@@ -1182,25 +1181,9 @@ def test_what_a_case_first_says_is_not_kept_as_an_answer_to_what_came_before(ben
 
 
 def test_an_open_handoff_costs_less_than_300_bytes_with_everything_around_it(capsys):
-    count, place = 200_000, Place("intake.cases", 0)
-    ledger = Ledger(contract_of())
-    wire, source = RECORDED.encode(), b"/hotline/intake"
-
-    def said(offset: int) -> Said:
-        uid = b"%08x-0000-7000-8000-%012x" % (offset, offset)
-        return Said(offset, BEGIN_MS + offset // 100, uid, wire, source, b"", 1, 1, 0, b"case", b"")
-
-    gc.collect()
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    for offset in range(count):
-        ledger.take(place, said(offset))
-        if offset % 4_000 == 0:
-            ledger.drain()
-    ledger.drain()
-    gc.collect()
-    per_handoff = (tracemalloc.get_traced_memory()[0] - before) / count
-    tracemalloc.stop()
+    count = 200_000
+    held, ledger = opened(count)
+    per_handoff = held / count
     with capsys.disabled():
         print(f"\n  {per_handoff:.0f} bytes per open handoff")
     assert ledger.open_by_edge()["intake.case-recorded→router"][0] == count
