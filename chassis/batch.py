@@ -100,7 +100,7 @@ class Pass:
             if handled:
                 await self._handle(handled, reader)
                 await self.settle()
-            await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
+            await reader.commit(next_offsets(records))
             failpoints.die()
 
     async def settle(self) -> None:
@@ -241,7 +241,7 @@ class Pass:
         self._metrics.blocked(place, blocked=False)
 
     async def _store(self, records: Sequence[Record], condemned: dict[int, Poison] | None = None) -> _Stored:
-        offsets = {place: last + 1 for place, (_, last) in span(records).items()}
+        offsets = next_offsets(records)
         readable = [read(record, self._handled) for record in records]
         for index, poison in (condemned or {}).items():
             readable[index] = poison
@@ -369,11 +369,7 @@ def _reused(inputs: Sequence[Input], repeated: Sequence[Input], seen: dict[UUID,
             yield item
 
 
-def span(records: Sequence[Record]) -> dict[Place, tuple[int, int]]:
-    """Give the first and last offset of each partition in a batch."""
-    spans: dict[Place, tuple[int, int]] = {}
-    for record in records:
-        place = Place(record.topic, record.partition)
-        first, last = spans.get(place, (record.offset, record.offset))
-        spans[place] = (min(first, record.offset), max(last, record.offset))
-    return spans
+def next_offsets(records: Sequence[Record]) -> dict[Place, int]:
+    """Say what to commit when a batch is done: the offset behind the last of each partition's records."""
+    last = {(record.topic, record.partition): record.offset for record in records}
+    return {Place(*place): offset + 1 for place, offset in last.items()}

@@ -1,8 +1,7 @@
 """From a batch of inputs to a plan: the stage's decisions, case by case, in order; no IO."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 from chassis.faults import Bug
@@ -22,8 +21,7 @@ PARKED = "parked."
 """A timer of this name ends the waiting of one input: `parked.<event id>`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """A readable record that was not handled before."""
 
     record: Record

@@ -1,7 +1,7 @@
 """What a decision sees and what it may answer: pure values, nothing else."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
@@ -30,16 +30,14 @@ class Event(NamedTuple, Generic[B_co]):
         return self.kind.name.partition(".")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Timer:
+class Timer(NamedTuple):
     """Wake this case at `due_at`; a timer of the same name replaces the earlier one."""
 
     name: str
     due_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(NamedTuple):
     """Forget the timer of this name, if it is set."""
 
     name: str
@@ -54,8 +52,7 @@ class Task:
     data: Body
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """The case moves on: its new state, what is said about it, what is to be done later."""
 
     state: Body
@@ -63,7 +60,7 @@ class Step:
     timers: tuple[Timer | Cancel, ...] = ()
     tasks: tuple[Task, ...] = ()
     correlation: str | None = None
-    note: str = field(default="noted")
+    note: str = "noted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-from chassis.batch import span
+from chassis.batch import next_offsets
 from chassis.clock import utc_now
 from chassis.faults import insist
 from chassis.ids import derived_id
@@ -231,4 +231,4 @@ def _insistent(handler: Handler) -> Handler:
 
 
 async def _commit(records: Sequence[Record], reader: Reader) -> None:
-    await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
+    await reader.commit(next_offsets(records))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from chassis.batch import span
+from chassis.batch import next_offsets
 from chassis.kafka import (
     Connection,
     KafkaPublisher,
@@ -82,7 +82,7 @@ class Collector:
 
     async def __call__(self, records, reader):
         self.seen += [(record.topic, record.partition, record.key, int(record.value)) for record in records]
-        await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
+        await reader.commit(next_offsets(records))
 
 
 async def test_every_message_arrives_once_in_order_per_key_on_its_partition(world):
@@ -127,7 +127,7 @@ async def test_what_was_not_committed_comes_again(world):
     async def half(records, reader):
         seen.extend(int(record.value) for record in records)
         if len(seen) > 12:
-            await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
+            await reader.commit(next_offsets(records))
 
     first = world.subscribe("g1", half)
     if isinstance(first, MemorySubscription):

@@ -11,7 +11,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chassis.batch import span
+from chassis.batch import next_offsets
 from chassis.kafka import Subscription, apply_topics, lag_of, members_of
 from chassis.message import Poison, read
 from chassis.polling import FULL_ENOUGH_TO_COLLECT, MAX_BATCH, Progress, gather, take
@@ -146,7 +146,7 @@ async def test_a_header_name_that_is_not_utf8_stops_nobody_and_is_kept_with_its_
 
     async def collect(records, reader):
         got.extend(records)
-        await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
+        await reader.commit(next_offsets(records))
 
     topic = kafka.prefix + TOPIC
     odd = (b"2", [("before", b"x"), (BadName("b"), b"\x00\xff"), ("after", b"y")])
@@ -240,7 +240,7 @@ async def test_a_batch_that_does_not_end_keeps_nobody_in_the_group(kafka, monkey
     async def tried_again_and_again(records, reader):
         begun.set()
         await may_end.wait()
-        await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
+        await reader.commit(next_offsets(records))
         ended.set()
 
     await _write(kafka.bootstrap, kafka.prefix + TOPIC, 0, (b"1", []))

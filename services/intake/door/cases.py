@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from chassis.batch import span
+from chassis.batch import next_offsets
 from chassis.faults import insist
 from chassis.kafka import Connection, Subscription
 from chassis.message import read
@@ -251,4 +251,4 @@ class CaseView:
         if events:
             async with self._database.transaction() as tx:
                 await keep(tx, events)
-        await reader.commit({place: last + 1 for place, (_, last) in span(records).items()})
+        await reader.commit(next_offsets(records))
