@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Self, TypeVar
@@ -49,6 +49,21 @@ class Body(BaseModel):
     def parse(cls, value: bytes | str) -> Self:
         """Read a body from JSON bytes; raises pydantic.ValidationError with each field's path."""
         return cls.__pydantic_validator__.validate_json(value)  # type: ignore[no-any-return]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy with some fields changed, unchecked: as pydantic does, at a third of its cost.
+
+        A body has neither extra fields nor private ones, so there is nothing else to copy.
+        """
+        if deep or not update:
+            return super().model_copy(update=update, deep=deep)
+        copy = self.__new__(type(self))
+        set_on_frozen = object.__setattr__
+        set_on_frozen(copy, "__dict__", {**self.__dict__, **update})
+        set_on_frozen(copy, "__pydantic_fields_set__", self.__pydantic_fields_set__ | update.keys())
+        set_on_frozen(copy, "__pydantic_extra__", None)
+        set_on_frozen(copy, "__pydantic_private__", None)
+        return copy
 
     def to_bytes(self) -> bytes:
         """Write the body as JSON bytes, the inverse of `parse`."""

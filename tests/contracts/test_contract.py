@@ -5,15 +5,19 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 import schemas.topics  # noqa: F401 - registers every type
+import services.feedback.domain
+import services.intake.contact
+import services.resolver.domain
+import services.router.domain  # noqa: F401 - the stages' states are bodies, too
 from chassis.memory import MemoryRecord
 from chassis.message import read
 from chassis.step import Event
 from schemas import generate
 from schemas.compatibility import breaking_changes
-from schemas.envelope import BY_WIRE, Kind
+from schemas.envelope import BY_WIRE, Body, Kind
 
 EXAMPLES = sorted((generate.HERE / "examples").glob("*/*.json"))
 
@@ -62,6 +66,27 @@ def test_unknown_field_is_ignored_in_events_and_refused_in_commands(path: Path):
         assert refused.value.errors()[0]["loc"] == ("brand_new",)
     else:
         kind.body.parse(value)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_a_copy_is_what_pydantic_would_have_made(path: Path):
+    value = json.loads(path.read_text())["value"]
+    body = BY_WIRE[path.parent.name].body.parse(json.dumps(value))
+    ours = body.model_copy(update=dict.fromkeys(value))
+    theirs = BaseModel.model_copy(body, update=dict.fromkeys(value))
+    assert (ours.__dict__, ours.model_fields_set) == (theirs.__dict__, theirs.model_fields_set)
+    assert ours == theirs
+    assert body == type(body).parse(json.dumps(value)), "the original stays as it was"
+
+
+def test_no_body_keeps_what_a_copy_would_lose():
+    """Neither private nor extra fields, which `Body.model_copy` does not copy."""
+    bodies = [Body]
+    for body in bodies:
+        bodies += body.__subclasses__()
+        assert not body.__private_attributes__, body
+        assert body.model_config["extra"] in {"ignore", "forbid"}, body
+    assert len(bodies) > len(BY_WIRE)
 
 
 def test_asyncapi_names_every_type_on_a_channel():
