@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -48,6 +49,7 @@ class Drained:
             "seconds": round(self.seconds, 2),
             "handled_events_per_s": round(self.handled / self.seconds),
             "cases_per_s": round(self.cases / self.seconds),
+            "cores_busy_share": round(self.cost.cpu / self.seconds / (os.cpu_count() or 1), 3),
             "cpu_us_per_event": round(self.cost.cpu / self.handled * 1e6, 1),
             "cpu_ms_per_case": round(self.cost.cpu / self.cases * 1000, 3),
             "workers_us": round(self.cost.workers / self.handled * 1e6, 1),
