@@ -18,8 +18,9 @@ import asyncpg
 
 from bench.drain import Incomplete
 from bench.measure import Meter
-from chassis.ids import derived_id, own_id
+from chassis.ids import derived_id
 from chassis.kafka import KafkaPublisher, apply_topics, whole
+from chassis.message import own_id
 from chassis.transport import Outgoing, Record
 from cli.world import Place
 from schemas.envelope import BY_WIRE, Body

