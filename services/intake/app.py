@@ -15,6 +15,7 @@ from chassis.stage import Stage
 from chassis.step import Event
 from chassis.vault import Vault
 from schemas import intake, telephony
+from schemas.envelope import Body
 from schemas.intake import AttachmentRequested as Attachment
 from services.intake import store
 from services.intake.contact import Contact
@@ -54,18 +55,20 @@ STAGE = Stage(
 
 async def look_up(drawing: store.CaseNumbers, tx: Tx, events: Sequence[Event[Any]], policy: Policy) -> Policy:
     """Read what the decisions of a batch need: case numbers, what is known of callers, contacts of cases."""
-    bodies = [event.body for event in events]
-    asking = [event.uid for event in events if isinstance(event.body, intake.RecordingRequested)]
+    of_kind: dict[type[Body], list[Event[Any]]] = defaultdict(list)
+    for event in events:
+        of_kind[type(event.body)].append(event)
+    asking = [event.uid for event in of_kind[intake.RecordingRequested]]
     if asking:
         numbers = await drawing.draw(tx, len(asking))
         policy = replace(policy, numbers=dict(zip(asking, numbers, strict=True)))
-    refs = {body.customer_ref for body in bodies if isinstance(body, telephony.CallOffered)} - {None}
+    refs = {event.body.customer_ref for event in of_kind[telephony.CallOffered]} - {None}
     if refs:
         since = utc_now() - policy.repeat_within
-        known, families = await store.known_callers(tx, sorted(map(str, refs)), since)
+        known, families = await store.known_callers(tx, sorted(refs), since)
         rung_before = await _rung_before(tx, events, since, families)
         policy = replace(policy, known=known, rung_before=rung_before)
-    attachments = [(event.uid, event.body) for event in events if isinstance(event.body, Attachment)]
+    attachments = [(event.uid, event.body) for event in of_kind[Attachment]]
     if attachments:
         contacts = await store.contacts_of(tx, list({body.to_case_id for _, body in attachments}))
         policy = replace(policy, contacts_of=contacts, attached_before=_attached_before(attachments))
@@ -81,7 +84,7 @@ async def _rung_before(
     A wish is its caller's, as in the store; where nobody knows the caller, whose number it names.
     """
     kinds = (telephony.CallOffered, telephony.CallbackRequested)
-    told = [(event.uid, event.body) for event in events if isinstance(event.body, kinds)]
+    told = [(event.uid, event.body) for event in events if type(event.body) in kinds]
     refs = {
         body.call_id: body.customer_ref
         for _, body in told

@@ -520,10 +520,12 @@ _Stay = CallQueued | CallPositioned | CallAnswered | QueueLeft | TalkEnded
 
 def _visit(contact: Contact, event: _Stay) -> Visit:
     """Find the stay, or begin it; of two legs that are named for it the first by name is believed."""
-    new = Visit(number=event.visit, queue=event.queue)
-    visit = next((visit for visit in contact.visits if visit.number == event.visit), new)
-    legs = [leg for leg in (visit.leg, event.leg_id) if leg is not None]
-    return visit.model_copy(update={"leg": min(legs, default=None)})
+    visit = next((visit for visit in contact.visits if visit.number == event.visit), None)
+    if visit is None:
+        return Visit(number=event.visit, queue=event.queue, leg=event.leg_id)
+    if event.leg_id is None or (visit.leg is not None and visit.leg <= event.leg_id):
+        return visit
+    return visit.model_copy(update={"leg": event.leg_id})
 
 
 def _with(contact: Contact, visit: Visit) -> Contact:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -65,6 +66,8 @@ CALLBACK = "callback"
 _LATEST_CALLBACK = handoffs.CALL_BACK - timedelta(hours=1)
 """The ledger must have heard of a callback by then: made, or overdue."""
 _SEALED = re.compile(r"[A-Za-z0-9_-]{32,}={0,2}")
+_MUST_BE_SEALED = {"caller": "unsealed_number", "number": "unsealed_number", "text": "unsealed_text"}
+_NOTHING_OWED = (Cancel(SETTLE), Cancel(WRAP_UP), Cancel(LOST_TRACK))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +157,17 @@ def on_offered(event: Event[CallOffered], state: Contact | None, now: datetime, 
 
 def _unsealed(body: CallEvent) -> Refused | None:
     """Tell a number or words in clear by their shape; such a fact goes no further."""
-    for name, code in (
-        ("caller", "unsealed_number"),
-        ("number", "unsealed_number"),
-        ("text", "unsealed_text"),
-    ):
-        value = getattr(body, name, None)
+    for name in _to_be_sealed(type(body)):
+        value = getattr(body, name)
         if value is not None and not _SEALED.fullmatch(value):
-            return Refused(code, f"{name}: is not sealed; send it through the HTTP door")
+            return Refused(_MUST_BE_SEALED[name], f"{name}: is not sealed; send it through the HTTP door")
     return None
+
+
+@cache
+def _to_be_sealed(kind: type[CallEvent]) -> tuple[str, ...]:
+    """Name the fields of such a fact that must be sealed; most have none."""
+    return tuple(name for name in _MUST_BE_SEALED if name in kind.model_fields)
 
 
 def _repeat(contact: Contact, known: Known, policy: Policy) -> RepeatNoticed:
@@ -234,8 +239,11 @@ def _weigh(
 
 def _promise_kept(before: Contact | None, contact: Contact) -> list[Body]:
     """If it is we who call, and the customer talks with an agent, somebody has called back."""
-    asked_by, agent = contact.callback_of, contact.agent
-    if asked_by is None or agent is None or (before and before.callback_of and before.agent):
+    asked_by = contact.callback_of
+    if asked_by is None:
+        return []
+    agent = contact.agent
+    if agent is None or (before and before.callback_of and before.agent):
         return []
     by = contact.call_id
     return [CallbackAttemptReported(call_id=asked_by, agent=agent, outcome="answered", by_call_id=by)]
@@ -243,8 +251,10 @@ def _promise_kept(before: Contact | None, contact: Contact) -> list[Body]:
 
 def _goes_on(before: Contact | None, contact: Contact) -> list[Body]:
     """If a leg has ended and the call has not, no record is owed yet, and whoever waits for one hears so."""
+    if not contact.legs or contact.ended_at is not None or contact.settled:
+        return []
     at = facts.last_leg_end(contact)
-    if at is None or contact.ended_at is not None or contact.settled:
+    if at is None:
         return []
     if before is not None and before.ended_at is None and facts.last_leg_end(before) == at:
         return []
@@ -303,8 +313,7 @@ def _closed(
         referred_to=referred_to,
     )
     over = contact.model_copy(update={"phase": "closed", "closed_for": reason})
-    cancels = (Cancel(SETTLE), Cancel(WRAP_UP), Cancel(LOST_TRACK))
-    return Step(over, (*events, body), (*timers, *cancels))
+    return Step(over, (*events, body), (*timers, *_NOTHING_OWED))
 
 
 # ---------------------------------------------------------------- callbacks
@@ -505,8 +514,7 @@ def on_attachment_requested(
 
 def _recorded(contact: Contact, case_id: UUID, said: tuple[Body, ...]) -> Step:
     over = contact.model_copy(update={"phase": "recorded", "case_id": case_id, "closed_for": None})
-    cancels = (Cancel(SETTLE), Cancel(WRAP_UP), Cancel(LOST_TRACK))
-    return Step(over, said, cancels, correlation=str(case_id))
+    return Step(over, said, _NOTHING_OWED, correlation=str(case_id))
 
 
 def on_closing_requested(
