@@ -20,6 +20,7 @@ from chassis.plan import DueTask, read_timers
 from chassis.postgres import Database, Tx
 from chassis.roots import batch_id_at, new_batch_id, new_id
 from chassis.stage import Stage
+from chassis.statement import Part, execute
 from chassis.transport import Outgoing, Publisher
 from schemas.envelope import BY_BODY, Body
 from schemas.operations import WatermarkPassed
@@ -42,6 +43,7 @@ class Keep:
 _SOMETHING_DUE = (
     "select exists(select from entities where wake_at <= $1) or exists(select from parked where until <= $1)"
 )
+_DONE = "delete from tasks where task_id = any($1::uuid[])"
 
 
 class Relay:
@@ -139,9 +141,9 @@ class Relay:
         async with self._database.session() as tx:
             await outbox.mark_published(tx, [batch])
 
-    def _message(self, body: Body, uid: UUID, cause: str | None = None) -> Outgoing:
+    def _message(self, body: Body, uid: UUID, at: bytes) -> Outgoing:
         key = str(getattr(body, BY_BODY[type(body)].key))
-        return self._writer.write(body, uid=uid, at=time_header(utc_now()), correlation=key, cause=cause)
+        return self._writer.write(body, uid=uid, at=at, correlation=key)
 
     # ------------------------------------------------------------ timers
 
@@ -174,7 +176,8 @@ class Relay:
             due += await self._ended_waits(tx, now, limit)
             if not due:
                 return False
-            batch, messages = new_batch_id(), [self._fired(*timer) for timer in due]
+            batch, at = new_batch_id(), time_header(utc_now())
+            messages = [self._fired(*timer, at) for timer in due]
             await outbox.store(tx, batch, messages, [key for key, _, _ in due], for_relay=False)
         await self._send(batch, messages)
         return len(rows) == limit
@@ -189,9 +192,9 @@ class Relay:
         )
         return [(row["key"], f"{PARKED}{row['event_id']}", now) for row in rows]
 
-    def _fired(self, key: str, name: str, due_at: datetime) -> Outgoing:
+    def _fired(self, key: str, name: str, due_at: datetime, at: bytes) -> Outgoing:
         body = self._stage.timer_fired.model_validate({"subject": key, "timer": name, "due_at": due_at})
-        return self._message(body, derived_id(foreign_id(self._stage.name, key, due_at), name))
+        return self._message(body, derived_id(foreign_id(self._stage.name, key, due_at), name), at)
 
     # ------------------------------------------------------------ tasks
 
@@ -214,11 +217,10 @@ class Relay:
         messages = await self._work_on(tasks)
         await reach("task_done")
         batch = new_batch_id()
-        async with self._database.transaction() as tx:
-            await outbox.store(tx, batch, messages, [task.key for task in tasks], for_relay=False)
-            await tx.execute(
-                "delete from tasks where task_id = any($1::uuid[])", [task.task_id for task in tasks]
-            )
+        said = outbox.parts(batch, messages, [task.key for task in tasks], for_relay=False)
+        async with self._database.session() as tx:
+            # One statement: a task is gone if and only if its result is there.
+            await execute(tx, [*said, Part("done", _DONE, [[task.task_id for task in tasks]])])
         await self._send(batch, messages)
         return len(rows) == limit
 
@@ -228,8 +230,9 @@ class Relay:
             mine = [task for task in tasks if task.name == name]
             if mine:
                 results = await worker(mine)
+                at = time_header(utc_now())
                 messages += [
-                    self._message(result, derived_id(task.task_id, "done"))
+                    self._message(result, derived_id(task.task_id, "done"), at)
                     for task, result in zip(mine, results, strict=True)
                 ]
         return messages
@@ -254,7 +257,7 @@ class Relay:
             timers_through=min(row["timer"] or now, now),
             outbox_through=min(oldest, now),
         )
-        await self._publisher.publish([self._message(body, new_id())])
+        await self._publisher.publish([self._message(body, new_id(), time_header(utc_now()))])
         return False
 
     async def prune_once(self) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -126,7 +126,7 @@ def on_telling_attempted(
         return _told(state, body, now, policy)
     if body.attempt >= policy.tries:
         unreached = CustomerUnreached(case_id=body.case_id, cycle=body.cycle, attempts=body.attempt)
-        closed = _close(state.model_copy(update={"attempts": body.attempt}), now)
+        closed = _close(state, now, attempts=body.attempt)
         return Step(closed, (unreached, _closed(closed)), (Cancel(OVERDUE),))
     pause = policy.retry_after[min(body.attempt, len(policy.retry_after)) - 1]
     failed = TellingFailed(
@@ -171,12 +171,11 @@ def on_rating(
         speed=body.speed,
         comment=body.comment,
     )
-    rated = state.model_copy(update={"rated": True})
     if not body.solved:
-        return _reopened(rated, recorded)
+        return _reopened(state, recorded)
     if state.phase == "closed":
-        return Step(rated, (recorded,))
-    closed = _close(rated, now)
+        return Step(state.model_copy(update={"rated": True}), (recorded,))
+    closed = _close(state, now, rated=True)
     return Step(closed, (recorded, _closed(closed)), (Cancel(RATE),))
 
 
@@ -207,7 +206,8 @@ def _reopened(state: Feedback, recorded: SatisfactionRecorded) -> Step:
         department=state.department,
         case=case,
     )
-    return Step(state.model_copy(update={"phase": "reopened"}), (recorded, said), (Cancel(RATE),))
+    change = {"phase": "reopened", "rated": True}
+    return Step(state.model_copy(update=change), (recorded, said), (Cancel(RATE),))
 
 
 def on_timer(event: Event[TimerFired], state: Feedback | None, now: datetime, policy: Policy) -> Outcome:
@@ -225,8 +225,8 @@ def on_timer(event: Event[TimerFired], state: Feedback | None, now: datetime, po
     return Ignored("no_longer_needed")
 
 
-def _close(state: Feedback, now: datetime) -> Feedback:
-    return state.model_copy(update={"phase": "closed", "closed_at": now})
+def _close(state: Feedback, now: datetime, **change: Any) -> Feedback:
+    return state.model_copy(update={"phase": "closed", "closed_at": now, **change})
 
 
 def _closed(state: Feedback) -> CaseClosed:

@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -58,15 +58,12 @@ class FileChannel:
         with os.fdopen(handle, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self._learn(file.fileno())
-            fresh = [message for message in messages if str(message.message_id) not in self._known]
-            lines = [
-                json.dumps({**asdict(message), "message_id": str(message.message_id)}, ensure_ascii=False)
-                for message in fresh
-            ]
-            data = "".join(line + "\n" for line in lines).encode()
+            known = self._known
+            fresh = {key: message for message in messages if (key := str(message.message_id)) not in known}
+            data = "".join(_line(key, message) for key, message in fresh.items()).encode()
             while data:
                 data = data[os.write(file.fileno(), data) :]
-            self._remember(str(message.message_id) for message in fresh)
+            self._remember(fresh)
             self._read_to = os.fstat(file.fileno()).st_size
 
     def _remember(self, message_ids: Iterable[str]) -> None:
@@ -85,3 +82,8 @@ class FileChannel:
             os.ftruncate(handle, size - len(torn))
         marks = ((line, line.find(b'"message_id": "')) for line in whole.split(b"\n"))
         self._remember(line[at + 15 : at + 51].decode() for line, at in marks if at >= 0)
+
+
+def _line(message_id: str, message: Message) -> str:
+    told = {"message_id": message_id, "to": message.to, "text": message.text}
+    return json.dumps(told, ensure_ascii=False) + "\n"
