@@ -28,6 +28,7 @@ from services.router.rules import decide as rule
 
 Stage: TypeAlias = Literal["hold", "safety", "rule", "model", "triage", "ruling"]
 SHOWN, WIDEST = 3, 40
+_DIGESTED = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 RULESET_UNAVAILABLE = "ruleset_unavailable"
 AUDITED = 50
 """Of so many cases that the classifier would route, a person judges one without seeing what it said."""
@@ -191,16 +192,17 @@ def _verdict(case: Case, scored: Scored, ruled: Ruled, desk: Desk, now: datetime
 def _abstention(
     scored: Scored, first: str, best: float, margin: float, desk: Desk, case: Case, now: datetime
 ) -> str | None:
-    closed = desk.departments.why_not(first, case.language, now) if desk.departments else None
+    if scored.abstains is not None:
+        return scored.abstains
     threshold = scored.limits.threshold_of(first)
-    reasons = (
-        (scored.abstains is not None, scored.abstains),
-        (threshold is None or best < threshold, "low_confidence"),
-        (margin < scored.limits.margin, "low_margin"),
-        (first in desk.restricted, "department_restricted"),
-        (closed is not None, f"department_{closed}"),
-    )
-    return next((reason for holds, reason in reasons if holds), None)
+    if threshold is None or best < threshold:
+        return "low_confidence"
+    if margin < scored.limits.margin:
+        return "low_margin"
+    if first in desk.restricted:
+        return "department_restricted"
+    closed = desk.departments.why_not(first, case.language, now) if desk.departments else None
+    return f"department_{closed}" if closed is not None else None
 
 
 def _audited(case_id: UUID, cycle: int) -> bool:
@@ -269,9 +271,9 @@ def input_sha256(case: Case, read: Read, excluded: AbstractSet[str]) -> str:
     fields = {
         "case": str(case.case_id),
         "cycle": case.cycle,
-        "category": case.category.value,
+        "category": case.category,
         "product": case.product,
-        "severity": case.severity.value,
+        "severity": case.severity,
         "language": case.language,
         "vulnerable": case.vulnerable,
         "channel": case.channel,
@@ -285,4 +287,4 @@ def input_sha256(case: Case, read: Read, excluded: AbstractSet[str]) -> str:
         "repeat": None,  # what older decisions digested
         "excluded": sorted(excluded),
     }
-    return sha256(json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+    return sha256(_DIGESTED.encode(fields).encode()).hexdigest()

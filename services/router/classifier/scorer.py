@@ -209,10 +209,10 @@ class Scorer:
         counts = np.fromiter(counted.values(), np.int64, len(counted))
         found_or_not = map(self.by_gram.vocabulary.get, counted, repeat(-1))
         rows = np.fromiter(found_or_not, np.int64, len(counted))
-        known = np.flatnonzero(rows >= 0)
+        known = (rows >= 0).nonzero()[0]
         parts, part_of = self._parts(dict.fromkeys(words))
         often = np.bincount(parts, weights=counts[part_of], minlength=len(self.by_fragment.idf))
-        found = np.flatnonzero(often > 0)
+        found = (often > 0).nonzero()[0]
         return _Reading(
             names=tuple(counted),
             counts=counts,
@@ -230,26 +230,27 @@ class Scorer:
         remembered = self._parts_of
         rows = [remembered[word] if word in remembered else self._parts_of_word(word) for word in words]
         sizes = list(map(len, rows))
-        return np.concatenate([*rows, _NONE]), np.repeat(np.arange(len(rows)), sizes)
+        return np.concatenate([*rows, _NONE]), np.arange(len(rows)).repeat(sizes)
 
     def _parts_of_word(self, word: str) -> Ints:
         """Remembered for the words of the model: those are so many, and none is a customer's own."""
-        row_of = self.by_fragment.vocabulary.get
-        found = (row_of(part, -1) for part in fragments(word))
-        rows = np.array([row for row in found if row >= 0], np.int64)
+        found = map(self.by_fragment.vocabulary.get, fragments(word))
+        rows = np.array([row for row in found if row is not None], np.int64)
         if word in self.by_gram.vocabulary:
             self._parts_of[word] = rows
         return rows
 
     def _sum(self, of: Features, seen: _Seen) -> Floats:
-        summed: Floats = seen.values.astype(np.float64) @ of.weights[seen.rows].astype(np.float64)
+        if not len(seen.rows):
+            return np.zeros(len(self.departments))
+        summed: Floats = seen.values.astype(np.float64).dot(of.weights[seen.rows])
         return summed * self._unit / seen.length
 
     def _ranked(self, scores: Sequence[float]) -> tuple[tuple[str, float], ...]:
         highest, noise = max(scores), self._scale.noise
         raised = [math.exp((score - highest) / self._scale.temperature) for score in scores]
         whole = math.fsum(raised)
-        order = sorted(range(len(scores)), key=lambda at: (-scores[at], at))
+        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
         return tuple(
             (self.departments[at], round((1 - noise) * raised[at] / whole + noise / len(scores), 6))
             for at in order
@@ -260,10 +261,10 @@ class Scorer:
         added = np.zeros(len(reading.names))
         added[reading.known] = self._each(self.by_gram, reading.grams, department)
         if len(reading.parts):
-            each = np.zeros(len(self.by_fragment.idf))
             seen = reading.fragments
-            each[seen.rows] = self._each(self.by_fragment, seen, department) / seen.counts
-            weights = each[reading.parts] * reading.counts[reading.part_of]
+            each = self._each(self.by_fragment, seen, department) / seen.counts
+            places = seen.rows.searchsorted(reading.parts)
+            weights = each[places] * reading.counts[reading.part_of]
             of_words = np.bincount(reading.part_of, weights=weights)
             added[: len(of_words)] += of_words
         return added
@@ -279,9 +280,9 @@ class Scorer:
 
     def evidence(self, reading: _Reading, department: str, most: int) -> tuple[Evidence, ...]:
         """See `Scored.evidence`."""
-        added = np.round(self.contributions(reading, department)[reading.known], 6)
-        spoke = np.flatnonzero(self.by_gram.shown[reading.grams.rows] & (added > 0))
-        strongest = spoke[np.argsort(-added[spoke], kind="stable")][:most]
+        added = self.contributions(reading, department)[reading.known].round(6)
+        spoke = (self.by_gram.shown[reading.grams.rows] & (added > 0)).nonzero()[0]
+        strongest = spoke[(-added[spoke]).argsort(kind="stable")[:most]]
         return tuple(
             Evidence(shown_as(reading.names[reading.known[at]]), float(added[at])) for at in strongest
         )
@@ -289,4 +290,4 @@ class Scorer:
 
 def _seen(of: Features, rows: Ints, counts: Ints) -> _Seen:
     values = TF[counts - 1] * of.idf[rows]
-    return _Seen(rows, counts, values, math.sqrt(int(np.square(values).sum())) or 1.0)
+    return _Seen(rows, counts, values, math.sqrt(int(values.dot(values))) or 1.0)

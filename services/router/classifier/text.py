@@ -25,6 +25,7 @@ _TOKEN = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+(?:'[a-z]+)?")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _HAN_LETTERS = re.compile(f"[{_HAN}]+")
 _LATIN_LETTERS = re.compile(r"[A-Za-z\u00c0-\u024f]+")
+_BLANK_BETWEEN_HAN = re.compile(rf"(?<=[{_HAN}]) (?=[{_HAN}])")
 _FRAGMENTS = (2, 5)
 _PERSONAL = re.compile(
     r"[\d@]|\b(?:mr|mrs|ms|miss|mx|dr|name)\b|先|女士|小姐|太太|姓|叫|氏|[老小][王李张刘陈杨赵黄周吴]"
@@ -84,7 +85,7 @@ def fragments(word: str) -> list[str]:
 
 def shown_as(gram: str) -> str:
     """Write an n-gram as people read it: no blank between Han characters."""
-    return re.sub(rf"(?<=[{_HAN}]) (?=[{_HAN}])", "", gram)
+    return _BLANK_BETWEEN_HAN.sub("", gram)
 
 
 def looks_personal(gram: str) -> bool:

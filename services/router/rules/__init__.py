@@ -9,7 +9,8 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 from pydantic import (
     Discriminator,
     Field,
-    PrivateAttr,
     Tag,
     ValidationInfo,
     field_validator,
@@ -167,13 +167,12 @@ class RuleTest(Part):
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A ruleset ready to be asked; closures cannot be compared, the hash stands for them."""
+    """A ruleset ready to be asked."""
 
-    rules: tuple[tuple[Rule, Test], ...] = field(compare=False)
-    vetoes: tuple[tuple[Veto, Test], ...] = field(compare=False)
-    narrowings: tuple[tuple[Narrowing, Test], ...] = field(compare=False)
-    phrases: Phrases = field(compare=False)
-    sha256: str
+    rules: tuple[tuple[Rule, Test], ...]
+    vetoes: tuple[tuple[Veto, Test], ...]
+    narrowings: tuple[tuple[Narrowing, Test], ...]
+    phrases: Phrases
 
 
 class Ruleset(Part):
@@ -188,7 +187,6 @@ class Ruleset(Part):
     words: dict[Literal["product", "channel", "queue"], tuple[Code, ...]] = Field(default_factory=dict)
     rules: tuple[Entry, ...] = Field(max_length=MOST_RULES)
     tests: tuple[RuleTest, ...] = Field(default=(), max_length=MOST_RULES)
-    _ready: _Ready = PrivateAttr()
 
     @field_validator("rules")
     @classmethod
@@ -210,16 +208,16 @@ class Ruleset(Part):
         refuse(faults)
         return self
 
-    def model_post_init(self, _: object) -> None:
-        """Make the rules ready to be asked."""
+    @cached_property
+    def ready(self) -> _Ready:
+        """The rules, ready to be asked."""
         asked = [(rule, compiled(rule.when)) for rule in self.rules]
         every = [term for rule in self.rules for _, term in terms(rule.when)]
-        self._ready = _Ready(
+        return _Ready(
             rules=tuple((rule, test) for rule, test in asked if isinstance(rule, Rule)),
             vetoes=tuple((rule, test) for rule, test in asked if isinstance(rule, Veto)),
             narrowings=tuple((rule, test) for rule, test in asked if isinstance(rule, Narrowing)),
             phrases=Phrases(phrase for term in every if term.op == "contains_any" for phrase in term.value),
-            sha256=sha256(self.canonical().encode()).hexdigest(),
         )
 
     def canonical(self) -> str:
@@ -227,14 +225,14 @@ class Ruleset(Part):
         plain = self.model_dump(mode="json", by_alias=True, exclude={"tests"})
         return json.dumps(plain, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The hash of the canonical JSON, hexadecimal; with the version it says which rules decided."""
-        return self._ready.sha256
+        return sha256(self.canonical().encode()).hexdigest()
 
     def phrases_in(self, text: str | None) -> frozenset[str]:
         """Give the keys of the phrases of these rules that a text contains."""
-        return self._ready.phrases.found_in(text)
+        return self.ready.phrases.found_in(text)
 
 
 def _repeated(rules: Sequence[Entry]) -> list[tuple[Place, str]]:
@@ -298,7 +296,7 @@ class Ruled:
 
 def decide(view: View, ruleset: Ruleset, excluded: AbstractSet[str] = frozenset()) -> Ruled:
     """Choose the first rule that matches and whose department is neither excluded nor vetoed before it."""
-    ready = ruleset._ready  # noqa: SLF001 - kept for this
+    ready = ruleset.ready
     fields, found = vars(view), ready.phrases.found_in(view.text)
     vetoes = [veto for veto, test in ready.vetoes if test(fields, found)]
     closed = frozenset(department for veto in vetoes for department in veto.then.veto)

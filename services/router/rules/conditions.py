@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import cached_property
 from math import inf
 from operator import itemgetter
 from typing import Annotated, Any, NamedTuple, TypeAlias
@@ -48,6 +49,16 @@ class Term(Part):
     def values(self) -> tuple[Any, ...]:
         """What is compared with, as a list."""
         return self.value if isinstance(self.value, tuple) else (self.value,)
+
+    @cached_property
+    def keys(self) -> Mapping[str, str]:
+        """The phrases of `contains_any`, each with the key by which it is found."""
+        return {phrase: key(phrase) for phrase in self.value}
+
+    @cached_property
+    def test(self) -> "Test":
+        """The term, ready to be asked."""
+        return _compiled_term(self)
 
 
 def _fitting(field: str, op: Operator, value: Any) -> Any:
@@ -168,7 +179,7 @@ def compiled(condition: Condition) -> Test:
     """Turn a condition into a closure."""
     match condition:
         case Term():
-            return _compiled_term(condition)
+            return condition.test
         case Not(part=part):
             test = compiled(part)
             return lambda fields, found: not test(fields, found)
@@ -192,7 +203,7 @@ def _compiled_term(term: Term) -> Test:
         case "is_null":
             return lambda fields, _: (get(fields) is None) is value
         case "contains_any":
-            keys = frozenset(map(key, value))
+            keys = frozenset(term.keys.values())
             return lambda _, found: not keys.isdisjoint(found)
         case "prefix":
             return lambda fields, _: (seen := get(fields)) is not None and seen.startswith(value)
@@ -239,7 +250,7 @@ def trace(condition: Condition, view: View, found: AbstractSet[str]) -> tuple[bo
     """Tell whether a condition holds, and the terms that made it so."""
     match condition:
         case Term():
-            held = compiled(condition)(vars(view), found)
+            held = condition.test(vars(view), found)
             return held, (_matched(condition, view, found, held=held),)
         case Not(part=part):
             held, said = trace(part, view, found)
@@ -253,7 +264,7 @@ def trace(condition: Condition, view: View, found: AbstractSet[str]) -> tuple[bo
 def _matched(term: Term, view: View, found: AbstractSet[str], *, held: bool) -> Matched:
     seen: Sequence[Any]
     if term.op == "contains_any":
-        seen = [phrase for phrase in term.value if key(phrase) in found]
+        seen = [phrase for phrase, of in term.keys.items() if of in found]
     else:
         value = getattr(view, term.field)
         # That there is a text may be told; what it says may not.
