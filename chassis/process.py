@@ -41,7 +41,9 @@ class Process:
         master = FileKey.at(settings.master_key_file)
         vault_schema = settings.schema_of(SCHEMA)
         url = settings.database_url.get_secret_value()
-        self._vault_database = Database(url, vault_schema, role=role_of(vault_schema), size=2)
+        self._vault_database = Database(
+            url, vault_schema, role=role_of(vault_schema), size=2, planning=BY_KEY
+        )
         self._vault = Vault(self._vault_database, master)
         self._stage = build(settings, self._vault)
         schema = settings.schema_of(self._stage.name)
