@@ -7,7 +7,15 @@ DEV := $(VENV)/.dev
 TRAIN := $(VENV)/.train
 LOCK := --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate
 
-.PHONY: help setup demo up down status test test-on-stack test-beside lock check schemas bench bench-ledger bench-intake bench-router test-faults clean
+# `make test` runs three sessions at once: many tests wait for something, few need a whole core. Two have a
+# Kafka and a PostgreSQL of their own and take equally long: the folders named here, and whatever else there is.
+SESSIONS := test-flow test-parts test-beside
+FLOW := tests/pipeline tests/router
+test-flow: TESTS = -m "stack and not faults" $(FLOW)
+test-parts: TESTS = -m "stack and not faults" $(FLOW:%=--ignore=%)
+test-beside: TESTS = -m "not stack and not faults"
+
+.PHONY: help setup demo up down status test $(SESSIONS) lock check schemas bench bench-ledger bench-intake bench-router test-faults clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,17 +50,14 @@ test: $(DEV) ## all tests, on a real Kafka and a real PostgreSQL (ARGS="tests/ro
 ifdef ARGS
 	@$(BIN)/pytest $(ARGS)
 else
-	@$(MAKE) --no-print-directory -j2 test-on-stack test-beside
+	@echo "· $(SESSIONS): each is shown when it is done, until then see .run/*.log"
+	@$(MAKE) --no-print-directory -j3 $(SESSIONS)
 endif
 
-test-on-stack:
-	@$(BIN)/pytest -m "stack and not faults"
-
-# What needs no stack runs beside the rest, and is shown when it is done.
-test-beside:
+$(SESSIONS):
 	@mkdir -p .run
-	@$(BIN)/pytest -m "not stack and not faults" >.run/test-beside.log 2>&1; \
-	code=$$?; printf '\n'; cat .run/test-beside.log; exit $$code
+	@$(BIN)/pytest $(TESTS) >.run/$@.log 2>&1; code=$$?; \
+	printf '\n%s\n' "$@"; cat .run/$@.log; exit $$code
 
 lock: ## resolve requirements*.lock again from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml $(LOCK) -q -o requirements.lock

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -202,10 +203,18 @@ class Database:
             return package / "pginstall18" / "bin"
         copy = self._reachable(package, "programs")
         if not (copy / "complete").exists():
-            shutil.copytree(package / "pginstall18", copy / "pgserver" / "pginstall18", dirs_exist_ok=True)
+            # Made beside and moved into place: who starts at the same time never runs half a program.
+            half = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", dir=copy.parent))
+            half.chmod(0o755)
+            shutil.copytree(package / "pginstall18", half / "pgserver" / "pginstall18")
             if libraries.exists():
-                shutil.copytree(libraries, copy / libraries.name, dirs_exist_ok=True)
-            (copy / "complete").touch()
+                shutil.copytree(libraries, half / libraries.name)
+            (half / "complete").touch()
+            with suppress(OSError):
+                half.rename(copy)
+            shutil.rmtree(half, ignore_errors=True)
+            if not (copy / "complete").exists():
+                raise StackError(f"PostgreSQL's copy in {copy} is not whole\n  next: remove that folder")
         return copy / "pgserver" / "pginstall18" / "bin"
 
     def _reachable(self, wanted: Path, purpose: str) -> Path:

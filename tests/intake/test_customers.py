@@ -54,7 +54,6 @@ from services.intake.customers.record import (
 from services.intake.door.access import Access
 from services.intake.door.app import api
 from services.intake.door.cases import STATES
-from services.intake.door.customers import router
 from services.intake.door.house import House
 from services.intake.door.settings import DoorSettings
 from services.resolver.domain import Assignment
@@ -640,8 +639,7 @@ def clients(books, tmp_path):
     )
     settings_ = DoorSettings.model_construct()
     house = House(settings_, books.database, books.vault, None, Access.at(tokens))
-    app = FastAPI(exception_handlers=api(house, Health(), None).exception_handlers)
-    app.include_router(router(house))
+    app = api(house, Health(), None)
     return {name: Client(app, name) for name in people}
 
 

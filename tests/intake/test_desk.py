@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -146,9 +145,7 @@ class Rig:
             verdict_within=within,
         )
         self.house = House(settings, database, vault, self.entry, access or Access(None))
-        handlers = door_app.api(self.house, Health(), None).exception_handlers
-        self.app = FastAPI(exception_handlers=handlers)
-        self.app.include_router(desk.router(self.house))
+        self.app = door_app.api(self.house, Health(), None)
         self.ask = Client(self.app)
         self.tasks = [asyncio.create_task(self.entry.run()), relay.run_relay()]
 
@@ -1126,6 +1123,7 @@ async def test_the_contract_is_complete(rig):
         (path, method, operation)
         for path, methods in contract["paths"].items()
         for method, operation in methods.items()
+        if "desk" in operation.get("tags", ())
     ]
     assert len(operations) == 10
     for path, method, operation in operations:

@@ -373,18 +373,21 @@ async def test_what_was_said_before_answers_were_deleted_unread_is_never_called_
 async def test_what_retention_deleted_unread_is_expired_and_what_the_observer_missed_is_blind(bench):
     unread = await bench.say("intake.cases", RECORDED)
     async with bench.observer() as observer:
-        await bench.watch(observer, 0.5)
+        await bench.until(observer, bench.is_("open", unread))
         place = next(handoff.place for handoff in observer.ledger._groups["router"].open.values())
         await _delete(bench, place, 1)
         await bench.until(observer, bench.is_("expired unread", unread))
     for _ in range(3):
         await bench.say("intake.cases", RECORDED)
     await _delete(bench, place, 3)
-    async with bench.observer() as observer:
-        await bench.watch(observer, 0.5)
+
+    async def blind():
         async with ledger.session(bench.where) as tx:
-            blind = await tx.fetch("select topic, from_offset, to_offset from blind")
-    assert [tuple(row) for row in blind] == [("intake.cases", 1, 3)]
+            return await tx.fetch("select topic, from_offset, to_offset from blind")
+
+    async with bench.observer() as observer:
+        ranges = await bench.until(observer, blind)
+    assert [tuple(row) for row in ranges] == [("intake.cases", 1, 3)]
 
 
 async def _delete(bench, place, before) -> None:
@@ -692,7 +695,7 @@ async def test_lag_is_exact_and_survives_a_restart_of_the_observer(bench):
 async def test_a_skip_is_refused_while_members_live_and_shows_what_it_drops(bench):
     event = await bench.say("intake.cases", RECORDED)
     async with bench.observer() as observer:
-        await bench.watch(observer, 0.5)
+        await bench.until(observer, bench.is_("open", event))
         await migrate(bench.where.database_url, f"{bench.where.database_prefix}router", ["chassis"])
         plan = await mend.plan_skip(bench.where, "router", "intake.cases", None, None)
         assert [drop["event_id"] for drop in plan.drops] == [event]
