@@ -37,8 +37,9 @@ STAGE = Stage(
     timer_fired=feedback.TimerFired,
     command_refused=feedback.CommandRefused,
     policy=Policy(),
-    # Most of what it reads is for the others: gathering spares most of the polls, and no customer notices.
-    gather=timedelta(milliseconds=25),
+    # Most of what it reads is for the others: gathering spares most of the polls, and no customer notices a
+    # tenth of a second.
+    gather=timedelta(milliseconds=100),
 )
 
 
