@@ -28,7 +28,7 @@ from deploy.local.stack import LocalStack
 
 RESULTS = Path("bench/results/latest.json")
 QUIET = 0.8
-"""Below this share of the cores a drain tells more about its neighbours than about itself."""
+"""Below this share of the cores a drain tells less about itself than about what it waited for."""
 _console = Console(stderr=True)
 
 
@@ -130,6 +130,7 @@ class Bench:
         ]
         product = [done.figures() for done in runs["product"]]
         _say("floor: the pieces that cannot be left out, one by one")
+        await settled(place.database_url)
         floor = await floor_of(place, self._meter(world, place))
         return variants["product"], {
             "floor": floor,
@@ -242,7 +243,7 @@ def _show(report: dict[str, Any]) -> None:
     busy = report["cores_busy_share"]
     if busy < QUIET:
         print(
-            f"noisy: the drains had {busy:.0%} of the cores, others the rest or nobody;"
+            f"noisy: the drains kept only {busy:.0%} of the cores busy that they could use;"
             " read the ratios, not the events per second"
         )
 

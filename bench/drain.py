@@ -23,6 +23,8 @@ from cli.world import Place, World
 from schemas.topics import STAGES
 
 Variant = Literal["product", "naive"]
+_USABLE = min(len(os.sched_getaffinity(0)), len(STAGES))
+"""Cores that a drain can fill: each stage is one thread."""
 
 
 class Incomplete(Exception):
@@ -49,7 +51,7 @@ class Drained:
             "seconds": round(self.seconds, 2),
             "handled_events_per_s": round(self.handled / self.seconds),
             "cases_per_s": round(self.cases / self.seconds),
-            "cores_busy_share": round(self.cost.cpu / self.seconds / (os.cpu_count() or 1), 3),
+            "cores_busy_share": round(self.cost.cpu / self.seconds / _USABLE, 3),
             "cpu_us_per_event": round(self.cost.cpu / self.handled * 1e6, 1),
             "cpu_ms_per_case": round(self.cost.cpu / self.cases * 1000, 3),
             "workers_us": round(self.cost.workers / self.handled * 1e6, 1),

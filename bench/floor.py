@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from time import process_time
 from typing import Any
+from zlib import crc32
 
 import asyncpg
 
@@ -46,7 +47,8 @@ _SAID = """insert into said select $1, o, t, k, h, v
 class Sample:
     """Records as they lie on the log, their bodies, states as they lie in the tables.
 
-    `read` and `said` count records per handled event: what the stages' groups fetch, what the stages say.
+    `read` and `said` count records per handled event: what the stages' groups fetch, what the stages say of
+    cases and calls.
     """
 
     records: list[Record]
@@ -69,13 +71,13 @@ async def floor_of(place: Place, meter: Meter, records: int = 20_000) -> dict[st
     try:
         await connection.execute(f'create schema "{schema}"; set search_path to "{schema}"; {_TABLES}')
         pieces: dict[str, Callable[[], Awaitable[int]]] = {
-            "read": lambda: _read(place),
             "decode": lambda: _decode(sample),
             "encode": lambda: _encode(sample),
             "store": lambda: _store(connection, sample),
             "send": lambda: _send(publisher, sample),
         }
         costs: dict[str, list[float]] = {name: [] for name in pieces}
+        costs["read"] = [await _cost(meter, lambda: _read(place))]
         for _ in range(_REPEATS):
             for name, piece in pieces.items():
                 costs[name].append(await _cost(meter, piece))
@@ -95,27 +97,30 @@ async def floor_of(place: Place, meter: Meter, records: int = 20_000) -> dict[st
 
 async def _cost(meter: Meter, piece: Callable[[], Awaitable[int]]) -> float:
     """CPU seconds per unit: this process, PostgreSQL and Kafka."""
-    before, own = await meter.read([]), process_time()
+    before = process_time() + meter.database() + meter.broker()
     units = await piece()
-    own = process_time() - own
-    return (own + (await meter.read([]) - before).cpu) / units
+    return (process_time() + meter.database() + meter.broker() - before) / units
 
 
 async def _sample(place: Place, most: int) -> Sample:
+    """Count what is on the log, then take about `most` of it: whole cases and calls, each topic its share."""
     groups = {topic: sum(stage in BY_NAME[topic].read_by for stage in STAGES) for topic in _topics()}
     sources = {f"/hotline/{stage}".encode() for stage in STAGES}
-    read = said = 0
-    records: list[Any] = []
-    bodies: list[Body] = []
+    count = read = said = 0
     async for record in whole(place.kafka, *groups):
-        headers = dict(record.headers)
-        wire = headers["ce_type"].decode()
         readers = groups[record.topic.removeprefix(place.kafka.prefix)]
+        count += readers > 0
         read += readers
-        said += headers["ce_source"] in sources
-        if readers and len(records) < most:
-            records.append(record)
-            bodies.append(BY_WIRE[wire].body.parse(record.value))
+        said += dict(record.headers)["ce_source"] in sources
+    every = max(1, round(count / most))
+    records = [
+        record
+        async for record in whole(place.kafka, *groups)
+        if groups[record.topic.removeprefix(place.kafka.prefix)] and crc32(record.key) % every == 0
+    ]
+    bodies = [
+        BY_WIRE[dict(record.headers)["ce_type"].decode()].body.parse(record.value) for record in records
+    ]
     connection = await asyncpg.connect(place.database_url)
     try:
         handled, states = 0, []
@@ -165,11 +170,10 @@ async def _store(connection: asyncpg.Connection, sample: Sample) -> int:
     """Per batch one transaction: each event seen, each case's state, each message said."""
     await connection.execute("truncate seen, states, said")
     states = cycle(sample.states)
-    said = round(BATCH * sample.said)
     for number, batch in enumerate(_batches(sample.records)):
         ids = [own_id(dict(record.headers)["ce_id"].decode()) for record in batch]
         keys = list({(record.key or b"").decode() for record in batch})
-        out = list(islice(cycle(batch), said))
+        out = list(islice(cycle(batch), round(len(batch) * sample.said)))
         async with connection.transaction():
             await connection.execute(_SEEN, number, ids)
             await connection.execute(_STATES, keys, list(islice(states, len(keys))))

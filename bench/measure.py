@@ -57,12 +57,15 @@ class Meter:
             wal = await connection.fetchval("select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint")
         finally:
             await connection.close()
-        return Cost(
-            sum(cpu_of(pid) for pid in workers),
-            cpu_of(self._postgres, reaped=True) + sum(cpu_of(pid) for pid in _children(self._postgres)),
-            cpu_of(self._broker),
-            wal,
-        )
+        return Cost(sum(cpu_of(pid) for pid in workers), self.database(), self.broker(), wal)
+
+    def database(self) -> float:
+        """CPU seconds of PostgreSQL, those of its ended children too."""
+        return cpu_of(self._postgres, reaped=True) + sum(cpu_of(pid) for pid in _children(self._postgres))
+
+    def broker(self) -> float:
+        """CPU seconds of Kafka."""
+        return cpu_of(self._broker)
 
 
 async def settled(database_url: str, within: float = 90) -> None:

@@ -22,7 +22,7 @@ _TYPE_SHAPE = re.compile(r"[a-z][a-z-]{0,40}(\.[a-z][a-z-]{0,40}){1,5}(\.v\d{1,3
 _JSON = ("content-type", b"application/json")
 _SPEC = ("ce_specversion", b"1.0")
 _id_of: Callable[[str], UUID] = pgproto.UUID
-"""Reads a uuid.UUID written in C, as the database client gives them, in an eighth of the time."""
+"""Reads a uuid.UUID written in C, several times faster; the locked database client gives the same ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,13 +44,15 @@ def stack() -> Iterator[LocalStack]:
     folder = Path(tempfile.mkdtemp(prefix="hotline-tests-"))
     folder.chmod(0o755)
     local = LocalStack(folder)
-    asyncio.run(_without_fsync(local.start().database_url))
-    yield local
-    # Nobody reads it again: a stop in order would write down every topic and every schema.
-    local.kafka.kill()
-    local.postgres.stop("immediate")
-    local.wipe()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        asyncio.run(_without_fsync(local.start().database_url))
+        yield local
+    finally:
+        # Nobody reads it again: a stop in order would write down every topic and every schema.
+        local.kafka.kill()
+        local.postgres.stop("immediate")
+        local.wipe()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _without_fsync(database_url: str) -> None:

@@ -205,14 +205,16 @@ class Database:
         if not (copy / "complete").exists():
             # Made beside and moved into place: who starts at the same time never runs half a program.
             half = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", dir=copy.parent))
-            half.chmod(0o755)
-            shutil.copytree(package / "pginstall18", half / "pgserver" / "pginstall18")
-            if libraries.exists():
-                shutil.copytree(libraries, half / libraries.name)
-            (half / "complete").touch()
-            with suppress(OSError):
-                half.rename(copy)
-            shutil.rmtree(half, ignore_errors=True)
+            try:
+                half.chmod(0o755)
+                shutil.copytree(package / "pginstall18", half / "pgserver" / "pginstall18")
+                if libraries.exists():
+                    shutil.copytree(libraries, half / libraries.name)
+                (half / "complete").touch()
+                with suppress(OSError):
+                    half.rename(copy)
+            finally:
+                shutil.rmtree(half, ignore_errors=True)
             if not (copy / "complete").exists():
                 raise StackError(f"PostgreSQL's copy in {copy} is not whole\n  next: remove that folder")
         return copy / "pgserver" / "pginstall18" / "bin"

@@ -51,7 +51,7 @@ class Term(Part):
         return self.value if isinstance(self.value, tuple) else (self.value,)
 
     @cached_property
-    def keys(self) -> Mapping[str, str]:
+    def key_of(self) -> Mapping[str, str]:
         """The phrases of `contains_any`, each with the key by which it is found."""
         return {phrase: key(phrase) for phrase in self.value}
 
@@ -203,7 +203,7 @@ def _compiled_term(term: Term) -> Test:
         case "is_null":
             return lambda fields, _: (get(fields) is None) is value
         case "contains_any":
-            keys = frozenset(term.keys.values())
+            keys = frozenset(term.key_of.values())
             return lambda _, found: not keys.isdisjoint(found)
         case "prefix":
             return lambda fields, _: (seen := get(fields)) is not None and seen.startswith(value)
@@ -264,7 +264,7 @@ def trace(condition: Condition, view: View, found: AbstractSet[str]) -> tuple[bo
 def _matched(term: Term, view: View, found: AbstractSet[str], *, held: bool) -> Matched:
     seen: Sequence[Any]
     if term.op == "contains_any":
-        seen = [phrase for phrase, of in term.keys.items() if of in found]
+        seen = [phrase for phrase, of in term.key_of.items() if of in found]
     else:
         value = getattr(view, term.field)
         # That there is a text may be told; what it says may not.
