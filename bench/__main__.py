@@ -94,17 +94,9 @@ class Bench:
         await world.prepare(place)
         return world, place
 
-    @staticmethod
-    def _meter(world: World, place: Place) -> Meter:
-        stack = LocalStack(world.folder)
-        database, broker = stack.postgres.process, stack.kafka.process
-        assert database is not None
-        assert broker is not None
-        return Meter(place.database_url, database.pid, broker.pid)
-
     def _drain(self, world: World, place: Place, variant: Variant) -> Drain:
         cases = self._plan.cases if variant == "product" else self._plan.naive_cases
-        return Drain(world, place, self._meter(world, place), variant, cases)
+        return Drain(world, place, Meter.of(LocalStack(world.folder)), variant, cases)
 
     async def _drains(self, world: World, place: Place) -> tuple[Drain, dict[str, Any]]:
         """Product and naive in pairs, order shuffled; one discarded run of each first."""
@@ -131,7 +123,7 @@ class Bench:
         product = [done.figures() for done in runs["product"]]
         _say("floor: the pieces that cannot be left out, one by one")
         await settled(place.database_url)
-        floor = await floor_of(place, self._meter(world, place))
+        floor = await floor_of(place, Meter.of(LocalStack(world.folder)))
         return variants["product"], {
             "floor": floor,
             "floor_share": round(floor["us_per_event"] / _median(product, "cpu_us_per_event"), 3),

@@ -103,24 +103,27 @@ async def _cost(meter: Meter, piece: Callable[[], Awaitable[int]]) -> float:
 
 
 async def _sample(place: Place, most: int) -> Sample:
-    """Count what is on the log, then take about `most` of it: whole cases and calls, each topic its share."""
+    """Count what is on the log, and take about `most` of it: whole cases and calls, each topic its share."""
+    handled, states = await _kept(place)
+    every = max(1, handled // most)
     groups = {topic: sum(stage in BY_NAME[topic].read_by for stage in STAGES) for topic in _topics()}
     sources = {f"/hotline/{stage}".encode() for stage in STAGES}
-    count = read = said = 0
+    read = said = 0
+    records: list[Any] = []
+    bodies: list[Body] = []
     async for record in whole(place.kafka, *groups):
         readers = groups[record.topic.removeprefix(place.kafka.prefix)]
-        count += readers > 0
         read += readers
-        said += dict(record.headers)["ce_source"] in sources
-    every = max(1, round(count / most))
-    records = [
-        record
-        async for record in whole(place.kafka, *groups)
-        if groups[record.topic.removeprefix(place.kafka.prefix)] and crc32(record.key) % every == 0
-    ]
-    bodies = [
-        BY_WIRE[dict(record.headers)["ce_type"].decode()].body.parse(record.value) for record in records
-    ]
+        headers = dict(record.headers)
+        said += headers["ce_source"] in sources
+        if readers and crc32(record.key) % every == 0:
+            records.append(record)
+            bodies.append(BY_WIRE[headers["ce_type"].decode()].body.parse(record.value))
+    return Sample(records, bodies, states, read / handled, said / handled)
+
+
+async def _kept(place: Place) -> tuple[int, list[str]]:
+    """How many events the stages have handled, and some states; raises Incomplete where there are none."""
     connection = await asyncpg.connect(place.database_url)
     try:
         handled, states = 0, []
@@ -131,9 +134,9 @@ async def _sample(place: Place, most: int) -> Sample:
             states += [row["document"] for row in rows]
     finally:
         await connection.close()
-    if not handled or not records:
+    if not handled:
         raise Incomplete("nothing was handled in this world: run a drain first")
-    return Sample(records, bodies, states, read / handled, said / handled)
+    return handled, states
 
 
 def _topics() -> list[str]:

@@ -87,11 +87,11 @@ class Bench:
     async def run(self) -> dict[str, Any]:
         """Measure everything; raises Incomplete when a run was not correct."""
         before = conditions()
-        async with self._opened("unwatched") as (place, meter, _):
+        async with self._opened("unwatched") as (place, meter):
             stages = await self._stages(place, meter)
-        async with self._opened("ledger") as (place, meter, database):
+        async with self._opened("ledger") as (place, meter):
             beside = await self._beside(place, meter)
-            reading = [await self._read(place, meter, database) for _ in range(3)]
+            reading = [await self._read(place, meter) for _ in range(3)]
             await self._start(place)
             steady = await self._steady(place, meter)
             detection = await self._detection(place)
@@ -108,8 +108,8 @@ class Bench:
         }
 
     @asynccontextmanager
-    async def _opened(self, name: str) -> AsyncIterator[tuple[Place, Meter, int]]:
-        """A world of its own, from nothing to nothing; with its meter, and the process id of PostgreSQL."""
+    async def _opened(self, name: str) -> AsyncIterator[tuple[Place, Meter]]:
+        """A world of its own, from nothing to nothing; with its meter."""
         world = self._world = World(_FOLDER / name)
         world.stop_stages()
         world.stop_stack()
@@ -117,11 +117,7 @@ class Bench:
         place = await asyncio.to_thread(world.start_stack)
         try:
             await world.prepare(place)
-            stack = LocalStack(world.folder)
-            database, broker = stack.postgres.process, stack.kafka.process
-            assert database is not None
-            assert broker is not None
-            yield place, Meter(place.database_url, database.pid, broker.pid), database.pid
+            yield place, Meter.of(LocalStack(world.folder))
         finally:
             world.stop_stages()
             world.stop_stack()
@@ -260,11 +256,11 @@ class Bench:
 
     # ------------------------------------------------------------ how fast it reads
 
-    async def _read(self, place: Place, meter: Meter, database: int) -> dict[str, Any]:
+    async def _read(self, place: Place, meter: Meter) -> dict[str, Any]:
         """A fresh observer reads the whole log; it and PostgreSQL on one core."""
         await _empty(place)
         await settled(place.database_url)
-        _pin(database, [0])
+        _pin(meter.postgres_pid, [0])
         await asyncio.to_thread(self._world.start_beside, OBSERVER, place, {"HOTLINE_CANARY_EVERY_S": "0"})
         pid = self._world.pid_of(OBSERVER)
         assert pid is not None
@@ -275,7 +271,7 @@ class Bench:
         found = await self._caught_up(place)
         seconds, cost = monotonic() - started, await meter.read([pid]) - before
         self._world.stop_stages((OBSERVER,))
-        _pin(database, list(range(psutil.cpu_count() or 1)))
+        _pin(meter.postgres_pid, list(range(psutil.cpu_count() or 1)))
         records = found["read"] - taken
         spent = cost.workers + cost.postgres
         rows = await _value(place, "select count(*) from handoffs")

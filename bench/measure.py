@@ -18,6 +18,8 @@ from typing import Any
 import asyncpg
 import psutil
 
+from deploy.local.stack import LocalStack
+
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -48,7 +50,16 @@ class Meter:
     """Measures the processes of one world."""
 
     def __init__(self, database_url: str, postgres_pid: int, broker_pid: int) -> None:
-        self._url, self._postgres, self._broker = database_url, postgres_pid, broker_pid
+        self._url, self.postgres_pid, self._broker = database_url, postgres_pid, broker_pid
+
+    @classmethod
+    def of(cls, stack: LocalStack) -> Meter:
+        """Measure a stack that runs."""
+        url, database, broker = stack.postgres.url, stack.postgres.process, stack.kafka.process
+        assert url is not None
+        assert database is not None
+        assert broker is not None
+        return cls(url, database.pid, broker.pid)
 
     async def read(self, workers: Iterable[int]) -> Cost:
         """Read all counters now; processes that have ended count nothing."""
@@ -61,7 +72,8 @@ class Meter:
 
     def database(self) -> float:
         """CPU seconds of PostgreSQL, those of its ended children too."""
-        return cpu_of(self._postgres, reaped=True) + sum(cpu_of(pid) for pid in _children(self._postgres))
+        children = sum(cpu_of(pid) for pid in _children(self.postgres_pid))
+        return cpu_of(self.postgres_pid, reaped=True) + children
 
     def broker(self) -> float:
         """CPU seconds of Kafka."""

@@ -40,17 +40,24 @@ def _said(cases):
 
 @pytest.fixture
 def meter(stack):
-    return Meter(stack.postgres.url, stack.postgres.process.pid, stack.kafka.process.pid)
+    return Meter.of(stack)
 
 
-async def test_each_piece_is_measured_and_the_floor_is_their_sum(place, meter):
+async def _handle(place):
+    """Have intake's inbox hold as many events as the calls have."""
     connection = await asyncpg.connect(place.database_url)
-    schema = f"{place.database_prefix}intake"
     await connection.execute(
-        f'insert into "{schema}".inbox (event_id, batch, digest, outcome)'
+        f'insert into "{place.database_prefix}intake".inbox (event_id, batch, digest, outcome)'
         " select gen_random_uuid(), 1, 1, 'noted' from generate_series(1, $1)",
         CASES * CALL,
     )
+    await connection.close()
+
+
+async def test_each_piece_is_measured_and_the_floor_is_their_sum(place, meter):
+    await _handle(place)
+    connection = await asyncpg.connect(place.database_url)
+    schema = f"{place.database_prefix}intake"
     await connection.execute(
         f'insert into "{schema}".entities (key, version, sequence, updated_at, phase, timers, document)'
         " values ('a', 1, 1, now(), 'ended', '{}', '{}')"
@@ -74,12 +81,7 @@ async def test_each_piece_is_measured_and_the_floor_is_their_sum(place, meter):
 
 
 async def test_of_a_large_log_every_topic_gives_its_share_and_every_case_all_or_nothing(place):
-    connection = await asyncpg.connect(place.database_url)
-    await connection.execute(
-        f'insert into "{place.database_prefix}intake".inbox (event_id, batch, digest, outcome)'
-        " values (gen_random_uuid(), 1, 1, 'noted')"
-    )
-    await connection.close()
+    await _handle(place)
     whole = await _sample(place, 10**6)
     some = await _sample(place, len(whole.records) // 4)
 
