@@ -83,7 +83,7 @@ async def apply_topics(connection: Connection, topics: Sequence[Topic] = TOPICS)
     """Create missing topics and add missing partitions; returns what was done."""
     admin = await _admin(connection)
     try:
-        existing = {entry["topic"]: entry for entry in await admin.describe_topics()}
+        existing = await _described(admin)
         missing = [topic for topic in topics if connection.prefix + topic.name not in existing]
         if missing:
             # Three copies where there are three brokers, and an acknowledgement means two have it.
@@ -131,7 +131,7 @@ async def _until_shown(admin: AIOKafkaAdminClient, connection: Connection, topic
     """Wait until a broker shows what the controller has made: who starts next asks it; raises Transient."""
     deadline = monotonic() + _SHOWN_WITHIN
     while True:
-        existing = {entry["topic"]: entry for entry in await admin.describe_topics()}
+        existing = await _described(admin)
         hidden = [
             topic.name
             for topic in topics
@@ -156,7 +156,7 @@ async def check_topics(connection: Connection, names: Sequence[str] | None = Non
     wanted = [BY_NAME[name] for name in names] if names is not None else list(TOPICS)
     admin = await _admin(connection)
     try:
-        existing = {entry["topic"]: entry for entry in await admin.describe_topics()}
+        existing = await _described(admin)
         faults = [
             fault
             for topic in wanted
@@ -204,6 +204,11 @@ async def _settings(
         for error, _, _, name, entries in response.resources
         if not error
     }
+
+
+async def _described(admin: AIOKafkaAdminClient) -> dict[str, Any]:
+    """Read the topics that a broker shows, by their whole names."""
+    return {entry["topic"]: entry for entry in await admin.describe_topics()}
 
 
 async def _admin(connection: Connection) -> AIOKafkaAdminClient:
