@@ -37,8 +37,8 @@ class Phrases:
         if not text or not self._root:
             return frozenset()
         words, found = words_of(text), set()
-        for start in [at for at, word in enumerate(words) if word in self._root]:
-            node, following = self._root.get(words[start]), start + 1
+        for start, first in enumerate(words):
+            node, following = self._root.get(first), start + 1
             while node is not None:
                 if "" in node:
                     found.add(node[""])
