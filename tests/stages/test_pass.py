@@ -194,6 +194,15 @@ HEADERS = {
         "headers",
     ),
     "a thousand": ([(f"h{n}", b"x") for n in range(1000)], "headers"),
+    "an id that no receipt can name": (
+        [
+            ("ce_type", b"telephony.call-offered.v1"),
+            ("ce_id", b"4" * 201),
+            ("ce_source", b"/pbx/1"),
+            ("ce_time", b"2026-11-24T09:00:00Z"),
+        ],
+        "headers",
+    ),
     "structured": (
         [("content-type", b"application/cloudevents+json; charset=utf-8"), ("ce_type", b"x.y-z.v1")],
         "structured_mode",
