@@ -202,12 +202,13 @@ class Bench:
         await self._caught_up(place)
 
     async def _caught_up(self, place: Place) -> dict[str, Any]:
-        while True:
-            document = await _value(place, "select document from status")
-            found = json.loads(document) if document else {"blind": "starting"}
-            if not found["blind"] and not found["behind_records"] and not found["pending"]:
-                return found
-            await asyncio.sleep(0.1)
+        async with _connected(place) as ledger:  # one for all looks: a new one each time is work, too
+            while True:
+                document = await ledger.fetchval("select document from status")
+                found: dict[str, Any] = json.loads(document) if document else {"blind": "starting"}
+                if not found["blind"] and not found["behind_records"] and not found["pending"]:
+                    return found
+                await asyncio.sleep(0.1)
 
     # ------------------------------------------------------------ what it costs while all is well
 

@@ -127,6 +127,13 @@ class Follower:
                 found[place] = stable
         return found
 
+    def waiting(self) -> int:
+        """Count the records that the last answers of Kafka have announced and nobody has taken."""
+        assert self._consumer is not None
+        handed = self._progress.handed
+        ends = ((tp, self._consumer.last_stable_offset(tp)) for tp in self._places)
+        return sum(max(0, end - handed[tp]) for tp, end in ends if end is not None)
+
     async def positions(self) -> dict[Place, int]:
         """Tell up to where each partition is read, past markers of transactions too."""
         assert self._consumer is not None

@@ -42,9 +42,12 @@ from schemas.topics import BY_NAME, STAGES, TOPICS
 
 SCHEMA = "observer"
 MOST_AT_ONCE = 4_000
-STORE_AFTER = 20_000
 LAST_LOOK_S = 0.05
-LONGEST_READ_S = 1.0
+READ_ON = (20_000, 1.0)
+"""So many records, for so many seconds, one cycle reads behind a backlog before it stores and judges."""
+CATCH_UP = (80_000, 2.0)
+"""The same while it catches up with what was there when it started: nobody waits for a verdict then, and
+the more is read at once, the more causes meet their answers before they are stored."""
 LOOK_EVERY_S = 1.0
 PRUNE_EVERY_S = 60.0
 AUDITED = tuple(topic.name for topic in TOPICS if topic.name != "ops.verdicts")
@@ -70,7 +73,7 @@ class Observer:
         self._settings = settings
         schema = settings.schema_of(SCHEMA)
         url = settings.database_url.get_secret_value()
-        self._database = Database(url, schema, role=role_of(schema), size=3)
+        self._database = Database(url, schema, role=role_of(schema), size=3, planning=store.PLANNING)
         self._contract = contract or contract_of()
         self._follower = Follower(settings.kafka)
         self._offsets = Offsets(settings.kafka)
@@ -251,21 +254,22 @@ class Observer:
 
         Verdicts are given only when it is time, and who takes each record as it comes asks Kafka a hundred
         times a second. The client holds back what comes to a partition that it has something of: so there
-        are two looks, the first to empty its hands. Behind a backlog there is no rest, and one cycle reads
-        on for a while: the more is read at once, the more causes meet their answers before they are stored.
+        are two looks, the first to empty its hands. Behind a backlog there is no rest.
         """
         begun, read = monotonic(), 0
+        most, longest_s = CATCH_UP if self._catch_up else READ_ON
         ends_at = self._judged + self._settings.judge_every_s
         pause = ends_at - LAST_LOOK_S - begun
         while True:
             if not self._backlog:
                 await asyncio.sleep(max(0.0, pause))
-            records = await self._follower.poll(0.0, MOST_AT_ONCE)
+            wait_s = LAST_LOOK_S if self._backlog and read else 0.0
+            records = await self._follower.poll(wait_s, MOST_AT_ONCE)
             self._desk.take(records)
             read, pause = read + len(records), ends_at - monotonic()
-            self._backlog = len(records) == MOST_AT_ONCE
-            reads_on = self._backlog and monotonic() < begun + LONGEST_READ_S
-            if read >= STORE_AFTER or (pause <= 0 and not reads_on):
+            self._backlog = bool(records) and self._follower.waiting() > MOST_AT_ONCE
+            reads_on = self._backlog and monotonic() < begun + longest_s
+            if read >= most or (pause <= 0 and not reads_on):
                 break
         self._judged = monotonic()
         await self.judge()

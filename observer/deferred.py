@@ -8,6 +8,7 @@ said, then the timer is lost: TIMER_LOST, proved by the same barrier as a droppe
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ _WATERMARKS = frozenset({WATERMARKS})
 _DEPARTMENT_OF = {f"departments.{code}": code for code in DEPARTMENTS}
 _ASSIGNED = BY_BODY[CaseAssigned].wire.encode()
 REMEMBERED = 200_000
+_MANY_OVER = 10_000
 RECENT_MS = 24 * 60 * 60 * 1000
 """So long after an obligation its copies are known as such by a restarted observer too; later ones show
 as open until their deadline, and are looked up in the store before anything is said of them."""
@@ -95,11 +97,13 @@ class Deferred:
         self._due: dict[str, list[Waiting]] = {later.stage: [] for later in contract.later.values()}
         self._to_be_late: list[Waiting] = []
         self._fired: dict[str, list[Waiting]] = {stage: [] for stage in self._due}
-        self._early: dict[tuple[str, bytes, bool], tuple[int, int]] = {}
-        self._met: dict[bytes, None] = {}
+        # Where only so many are remembered: a dict would look for its first among all that have left.
+        self._early: OrderedDict[tuple[str, bytes, bool], tuple[int, int]] = OrderedDict()
+        self._met: OrderedDict[bytes, None] = OrderedDict()
+        self._over = 0
         self._acts = Acts()
         self._suspects: list[Barrier] = []
-        self._department: dict[bytes, str] = {}
+        self._department: OrderedDict[bytes, str] = OrderedDict()
 
     # ------------------------------------------------------------ what is read
 
@@ -115,7 +119,7 @@ class Deferred:
         elif said.wire == _ASSIGNED and place.topic in _DEPARTMENT_OF:
             self._department[said.subject] = _DEPARTMENT_OF[place.topic]
             if len(self._department) > REMEMBERED:
-                self._department.pop(next(iter(self._department)))
+                self._department.popitem(last=False)
 
     def _obliged(self, later: Later, place: Place, said: Said) -> None:
         # Numbered together means about the same thing; telephony's numbers count for its source.
@@ -170,9 +174,10 @@ class Deferred:
 
     def _note_met(self, key: bytes) -> None:
         """Know copies of what obliged for what they are."""
+        self._over += 1
         self._met[key] = None
         if len(self._met) > REMEMBERED:
-            self._met.pop(next(iter(self._met)))
+            self._met.popitem(last=False)
 
     def _alarm(self, waiting: Waiting, answer: bytes) -> None:
         """Note that the stage's timer has spoken: somebody is late, the timer is not lost."""
@@ -235,8 +240,19 @@ class Deferred:
 
     def tick(self, now_ms: int) -> None:
         """Mark what is overdue at this time."""
+        if self._over > max(_MANY_OVER, len(self._to_be_late) // 2):
+            self._let_go()
         while self._to_be_late and self._to_be_late[0].due_ms < now_ms:
             self._mark_overdue(heapq.heappop(self._to_be_late))
+
+    def _let_go(self) -> None:
+        """Forget what is met long before its time: else it would be kept until then, a day or a week."""
+        self._over = 0
+        self._to_be_late = [waiting for waiting in self._to_be_late if waiting.handoff.state is State.OPEN]
+        heapq.heapify(self._to_be_late)
+        for stage, due in self._due.items():
+            self._due[stage] = [waiting for waiting in due if waiting.open]
+            heapq.heapify(self._due[stage])
 
     def watermark(self, stage: str, timers_ms: int, sent_ms: int, said_ms: int) -> None:
         """Note a stage's word: timers due before `timers_ms` have fired, all older than `sent_ms` is sent."""
@@ -318,7 +334,7 @@ class Deferred:
         self, waiting: Iterable[Waiting], early: Iterable[tuple[str, bytes, int]], met: Iterable[bytes] = ()
     ) -> None:
         """Take up where an earlier process stopped; `met` are keys of what was met lately."""
-        self._met = dict.fromkeys(met)
+        self._met = OrderedDict.fromkeys(met)
         for found in waiting:
             self._expect(found)
         for edge, name, at_ms in early:

@@ -21,7 +21,6 @@ class Gauges:
 
     def __init__(self, metrics: ObserverMetrics) -> None:
         self._metrics = metrics
-        self._durations: dict[str, Any] = {}
         self._shown: set[str] = set()
         self._after_commit: dict[str, int] = {}
 
@@ -46,11 +45,7 @@ class Gauges:
             return
         ended[edge, handoff.state] += 1
         if handoff.state in _ANSWERED:
-            # Labels are looked up once per edge: this runs for every handoff.
-            duration = self._durations.get(edge)
-            if duration is None:
-                duration = self._durations[edge] = self._metrics.duration.labels(edge)
-            duration.observe(max(0, at_ms - handoff.at_ms) / 1000)
+            self._metrics.durations.observe(edge, max(0, at_ms - handoff.at_ms))
 
     def discipline(self, after_commit: Mapping[str, int]) -> None:
         """Count effects that came after their cause was committed: `after_commit` counts since the start."""

@@ -8,7 +8,7 @@ DROPPED. No clock and no waiting time is part of it (`observer/barrier.py` keeps
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -164,6 +164,7 @@ class _Group:
         "again",
         "commits",
         "early",
+        "ended",
         "fresh_early",
         "letters",
         "name",
@@ -182,6 +183,7 @@ class _Group:
         self.watched: dict[bytes, Handoff] = {}
         self.watched_at: dict[tuple[Place, int], Handoff] = {}
         self.again: set[bytes] = set()
+        self.ended: OrderedDict[bytes, None] = OrderedDict()
         self.early: dict[bytes, Effect] = {}
         self.letters = 0
         self.fresh_early: list[Effect] = []
@@ -200,6 +202,12 @@ class _Group:
         if handoff is not None:
             self.on[handoff.owed.edge] -= 1
 
+    def note_ended(self, key: bytes) -> None:
+        """Know what was answered for a while: what else is said of it later proves nothing."""
+        self.ended[key] = None
+        if len(self.ended) > _ENDED_KEPT:
+            self.ended.popitem(last=False)
+
     def watch(self, handoff: Handoff) -> None:
         """Keep what is lost or dead; by its place too, if a letter can be about it."""
         self.watched[handoff.key] = handoff
@@ -216,6 +224,8 @@ class _Group:
 
 _NO_RECORD = frozenset({State.SEQUENCE_GAP, State.TIMER_LOST})
 """What is lost here is no record at the handoff's place."""
+_ENDED_KEPT = 50_000
+"""So many answered handoffs each group remembers; how older ones have ended the store knows."""
 _LOOK_AT = 5_000
 """So many open handoffs are looked at for the oldest of each edge; they stand in the order of reading."""
 
@@ -344,6 +354,7 @@ class Ledger:
         elif handoff.answered:
             state = State.CLOSED if effect.state is State.CLOSED else State.DISCHARGED
             self.settle(handoff, state, effect.answer, effect.at_ms)
+            group.note_ended(handoff.key)
         return handoff.state is not State.OPEN
 
     def _answered(self, group: _Group, key: bytes, place: Place, said: Said, state: State) -> None:
@@ -358,11 +369,14 @@ class Ledger:
                     return
             group.close(key)
             self.settle(handoff, state, said.event_id, said.at_ms)
+            group.note_ended(key)
             return
         handoff = group.watched.get(key)
         if handoff is not None:
             self._answered_late(group, handoff, said)
             return
+        if key in group.ended:
+            return  # a copy of the answer, or it came to nothing at first and to something later
         effect = group.early.get(key)
         if effect is None:
             effect = Effect(key, group.name, state, place, said.offset, said.at_ms, said.event_id)

@@ -1,12 +1,16 @@
 """What the observer counts, under the names that the alerts, the dashboard and the runbook use."""
 
+from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import accumulate
 from math import isfinite
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from chassis.transport import Place
 
@@ -33,6 +37,38 @@ OUTCOMES = ("discharged", "closed", "dead_lettered", "recovered", "waived")
 _PLACE = ("group", "topic", "partition")
 _DURATIONS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86_400)
 _DETECTIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60)
+
+
+class Durations(Collector):
+    """From a handoff to its answer, by edge: a histogram that is cheap to add to.
+
+    The library's own takes three times as long for each value, and there is one for every handoff.
+    """
+
+    _BOUNDS_MS = tuple(bound * 1000 for bound in _DURATIONS)
+    _BOUNDS = (*(str(float(bound)) for bound in _DURATIONS), "+Inf")
+
+    def __init__(self, edges: Iterable[str]) -> None:
+        self._counts = {edge: [0] * len(self._BOUNDS) for edge in edges}
+        self._sums_ms = dict.fromkeys(self._counts, 0)
+
+    def observe(self, edge: str, ms: int) -> None:
+        """Add one duration in milliseconds."""
+        counts = self._counts.get(edge)
+        if counts is None:
+            counts, self._sums_ms[edge] = self._counts.setdefault(edge, [0] * len(self._BOUNDS)), 0
+        counts[bisect_left(self._BOUNDS_MS, ms)] += 1
+        self._sums_ms[edge] += ms
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the metric as it stands, in seconds."""
+        family = HistogramMetricFamily(
+            "handoff_duration_seconds", "From a handoff to its answer", labels=["edge"]
+        )
+        for edge, counts in self._counts.items():
+            buckets = list(zip(self._BOUNDS, accumulate(counts), strict=True))
+            family.add_metric([edge], buckets, self._sums_ms[edge] / 1000)
+        yield family
 
 
 class ObserverMetrics:
@@ -113,13 +149,6 @@ class ObserverMetrics:
         self.sequence_gaps = counter(
             "handoff_sequence_gaps", "Numbers that a service gave and nobody read", ["service"]
         )
-        self.duration = Histogram(
-            "handoff_duration_seconds",
-            "From a handoff to its answer",
-            ["edge"],
-            buckets=_DURATIONS,
-            registry=self.registry,
-        )
 
     def _watch_the_watcher(self) -> None:
         gauge = partial(Gauge, registry=self.registry)
@@ -147,6 +176,8 @@ class ObserverMetrics:
         )
 
     def _start_edges(self, edges: tuple[str, ...]) -> None:
+        self.durations = Durations(edges)
+        self.registry.register(self.durations)
         for edge in edges:
             for outcome in OUTCOMES:
                 self.settled.labels(edge, outcome)
@@ -155,7 +186,6 @@ class ObserverMetrics:
             for gauge in (self.open, self.dropped_open, self.dead_lettered_open, self.timer_lost_open):
                 gauge.labels(edge)
             self.oldest_open.labels(edge)
-            self.duration.labels(edge)
             self.overdue(edge, {NO_DEPARTMENT: 0})
 
     # ------------------------------------------------------------ what takes more than one label set

@@ -6,6 +6,7 @@ A stage numbers what it says of each case; telephony may number everything that 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -55,7 +56,9 @@ class Sequences:
 
     def __init__(self, contract: Contract, ledger: Ledger, calls: str) -> None:
         self._contract, self._ledger, self._calls = contract, ledger, calls
-        self._counts: dict[str, dict[bytes, Count]] = {name: {} for name in (*contract.groups, UPSTREAM)}
+        self._counts: dict[str, OrderedDict[bytes, Count]] = {
+            name: OrderedDict() for name in (*contract.groups, UPSTREAM)
+        }
         self._fresh: dict[str, list[Gap]] = {name: [] for name in self._counts}
         self._changed: list[Count] = []
         self._lacking: set[Count] = set()
@@ -143,11 +146,10 @@ class Sequences:
         return count
 
     @staticmethod
-    def _let_go(counts: dict[bytes, Count]) -> None:
+    def _let_go(counts: OrderedDict[bytes, Count]) -> None:
         """Let the oldest count go that the store has and that lacks nothing."""
         for _ in range(_TRIED):
-            subject, count = next(iter(counts.items()))
-            del counts[subject]
+            subject, count = counts.popitem(last=False)
             if not count.changed and not count.missing:
                 return
             counts[subject] = count

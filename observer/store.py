@@ -18,6 +18,8 @@ from observer.headers import Said, key_of, shown
 from observer.ledger import SETTLED, WATCHED, Changes, Effect, Handoff, Opened, Settled, State, Verdict
 from observer.sequences import Count
 
+PLANNING = {"enable_hashjoin": "off", "enable_mergejoin": "off"}
+"""Rows are joined by their keys: any other join reads all handoffs for each pass that settles thousands."""
 OPEN = (State.OPEN.value, State.OVERDUE.value)
 _SETTLED = ", ".join(f"'{state.value}'" for state in sorted(SETTLED))
 _OVER = f"{_SETTLED}, '{State.ORPHAN.value}', '{State.UNPROVABLE.value}'"

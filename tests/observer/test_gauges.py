@@ -3,12 +3,13 @@
 import asyncio
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from chassis.transport import Place
 from observer.canary import FLAGGED_WITHIN_MS, Canary
 from observer.gauges import Gauges
 from observer.lag import ReadingLag
-from observer.metrics import ObserverMetrics
+from observer.metrics import Durations, ObserverMetrics
 
 ROUTED, CASES = Place("router.cases", 0), Place("intake.cases", 0)
 NOW_MS = 1_790_000_000_000
@@ -54,6 +55,23 @@ def test_a_limit_by_size_is_shown_as_long_as_there_is_one(metrics):
     assert (_value(metrics, name), _value(metrics, name, "intake.cases")) == (1, 0)
     gauges.show(_document(), [], {}, {}, NOW_MS)
     assert _value(metrics, name) == 0
+
+
+def test_durations_fall_into_the_bucket_whose_bound_they_do_not_exceed():
+    edge, registry = "intake.case-recorded→router", CollectorRegistry()
+    durations = Durations([edge, "never"])
+    registry.register(durations)
+    for ms in (0, 50, 51, 2_500, 86_400_001):
+        durations.observe(edge, ms)
+    durations.observe("new", 7)
+
+    def value(what, edge=edge, **bound):
+        return registry.get_sample_value(f"handoff_duration_seconds_{what}", {"edge": edge, **bound})
+
+    counts = {le: value("bucket", le=le) for le in ("0.05", "0.1", "1.0", "2.5", "86400.0", "+Inf")}
+    assert counts == {"0.05": 2, "0.1": 3, "1.0": 3, "2.5": 4, "86400.0": 4, "+Inf": 5}
+    assert (value("count"), value("sum")) == (5, 86_402.602)
+    assert (value("count", "never"), value("sum", "never"), value("count", "new")) == (0, 0, 1)
 
 
 def test_a_topic_that_was_made_anew_is_shown_too(metrics):

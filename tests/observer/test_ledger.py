@@ -15,6 +15,8 @@ from bench.ledger import opened
 from chassis.kafka import Connection, Offsets
 from chassis.message import Writer, time_header
 from chassis.transport import Place
+from observer import deferred as deferred_module
+from observer import ledger as module
 from observer.barrier import Barrier, Barriers
 from observer.contract import CLOCKS_APART_MS, contract_of
 from observer.deferred import Deferred
@@ -322,12 +324,41 @@ def test_a_copy_of_what_was_answered_long_ago_is_looked_up_and_forgotten(bench):
     assert "intake.case-recorded→router" not in bench.ledger.open_by_edge()
 
 
-def test_a_copy_of_an_answer_is_no_orphan(bench):
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_copy_of_an_answer_is_no_orphan(bench, restarts):
     event = bench.says("intake.cases", RECORDED)
     bench.says("router.cases", ROUTED, by="router", cause=event)
     bench.judges()
+    if restarts:
+        bench.start()
     bench.says("router.cases", ROUTED, by="router", cause=event)
     assert not bench.judges()
+    assert bench.state(event) is State.DISCHARGED
+
+
+@pytest.mark.parametrize("receipt_first", [True, False])
+def test_what_is_closed_and_comes_to_something_later_is_looked_up_nowhere(bench, receipt_first):
+    place, said = bench.writes("telephony.calls", ENDED, subject="call-1")
+    event = bench.reads((place, said))
+    steps = [
+        lambda: bench.receipt("intake", event),
+        lambda: bench.says("intake.cases", RECORDED, by="intake", cause=event, subject="call-1"),
+    ]
+    for step in steps if receipt_first else reversed(steps):
+        step()
+    assert not list(bench.ledger.effects_without_cause())
+    assert bench.ledger.drain().early == []
+
+
+def test_what_ended_long_ago_is_forgotten_in_its_turn(bench, monkeypatch):
+    monkeypatch.setattr(module, "_ENDED_KEPT", 2)
+    events = [bench.says("intake.cases", RECORDED) for _ in range(3)]
+    for event in events:
+        bench.says("router.cases", ROUTED, by="router", cause=event)
+    for event in events:
+        bench.says("router.cases", ROUTED, by="router", cause=event)
+    (barrier,) = bench.ledger.effects_without_cause()
+    assert [suspect.key for suspect in barrier.suspects] == [key_of(events[0])]
 
 
 def test_a_copy_of_the_cause_and_half_a_copy_of_the_answer_take_nothing_back(bench):
@@ -834,9 +865,9 @@ def test_a_source_that_begins_anew_far_ahead_has_lost_nothing(bench):
 # ------------------------------------------------------------------ what must follow in time
 
 
-def ended(bench, *, handled: bool = True) -> bytes:
+def ended(bench, *, handled: bool = True, subject: str = "call-1") -> bytes:
     """A call has ended; intake has noted that, so that its timer is set. Its number counts for its source."""
-    place, said = bench.writes("telephony.calls", ENDED, subject="call-1", number=1)
+    place, said = bench.writes("telephony.calls", ENDED, subject=subject, number=1)
     event = bench.reads((place, said._replace(subject=b"/pbx")))
     bench.receipt("intake", event)
     if handled:
@@ -875,6 +906,20 @@ def test_who_is_late_is_overdue_and_may_still_act(bench):
     bench.judges()
     assert bench.in_time() is State.DISCHARGED
     assert not bench.deferred.open_by_edge()
+
+
+def test_what_is_met_is_not_kept_until_its_time(bench, monkeypatch):
+    monkeypatch.setattr(deferred_module, "_MANY_OVER", 10)
+    for number in range(100):
+        subject = f"call-{number}"
+        ended(bench, subject=subject)
+        if number < 99:
+            bench.says("intake.cases", RECORDED, by="intake", subject=subject)
+    bench.judges()
+    assert len(bench.deferred._to_be_late) <= 11
+    assert sum(map(len, bench.deferred._due.values())) <= 11
+    over(bench)
+    assert [state for _, _, state, _ in bench.judges()] == [State.TIMER_LOST]
 
 
 def test_a_timer_that_has_fired_without_a_word_is_lost_and_an_act_mends_it(bench):

@@ -20,8 +20,10 @@ from cli import canary, evidence, ledger, mend
 from observer import actions, store
 from observer.app import Observer, Superseded
 from observer.contract import contract_of
+from observer.deferred import Acts
 from observer.headers import Said
 from observer.lag import Word
+from observer.ledger import Ledger
 from schemas.feedback import CaseClosed
 from schemas.operations import CanarySung, LetterDied, Receipts, ReceiptsGiven, WatermarkPassed
 from schemas.telephony import ManifestPublished
@@ -811,6 +813,35 @@ async def test_a_letter_that_can_be_read_now_goes_on_as_its_event_and_ends(bench
         assert (await ledger.overview(tx)).dead == 0
     assert (sent.verb, ended.verb) == ("redrive", "discard")
     assert f'"goes_on_as": "{name}"' in ended.target
+
+
+async def test_a_pass_that_settles_thousands_looks_them_up_by_their_keys(bench):
+    room, place, routed = Ledger(contract_of()), Place("intake.cases", 0), Place("router.cases", 0)
+    causes = [
+        Said(n, 1, str(new_id()).encode(), RECORDED.encode(), b"", b"", 1, 1, 0, b"c", b"")
+        for n in range(5_000)
+    ]
+
+    async def stores(tx):
+        nothing = store.Writing(room.drain(), [], Acts(), {}, {}, [], 1)
+        await store.write(tx, nothing)
+
+    async with bench.observer() as observer:
+        for cause in causes:
+            room.take(place, cause)
+        async with observer._database.transaction() as tx:
+            await stores(tx)
+        async with observer._database.session() as tx:
+            await tx.execute("analyze handoffs")
+        for cause in causes[:2_000]:
+            room.take(routed, cause._replace(wire=b"", source=b"/hotline/router", cause=cause.event_id))
+        async with observer._database.transaction() as tx:
+            await stores(tx)
+            read = await tx.fetchval(
+                "select seq_tup_read from pg_stat_xact_user_tables where relid = 'handoffs'::regclass"
+            )
+            settled = await tx.fetchval("select count(*) from handoffs where state = 'discharged'")
+    assert (settled, read) == (2_000, 0)
 
 
 async def test_old_settled_rows_are_pruned_and_open_or_lost_ones_stay(bench):
