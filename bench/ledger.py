@@ -64,17 +64,17 @@ def _say(line: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured: cases per drain, in how many turns a pair is run, pairs, handoffs dropped."""
+    """How much is measured: cases per drain or round, turns per round, rounds, pairs, handoffs dropped."""
 
     cases: int
     turns: int
-    pairs: int
+    rounds: int
     beside_pairs: int
     drops: int
 
 
-FULL = Plan(cases=4_000, turns=10, pairs=10, beside_pairs=5, drops=200)
-QUICK = Plan(cases=400, turns=2, pairs=2, beside_pairs=1, drops=20)
+FULL = Plan(cases=4_000, turns=10, rounds=10, beside_pairs=5, drops=200)
+QUICK = Plan(cases=400, turns=2, rounds=2, beside_pairs=1, drops=20)
 
 
 class Bench:
@@ -128,8 +128,9 @@ class Bench:
     async def _stages(self, place: Place, meter: Meter) -> dict[str, Any]:
         """The stages as they are, against themselves without what they do for the ledger alone, by turns.
 
-        Each kind has a world of its own on one Kafka and one PostgreSQL. A pair is many short turns of
-        each. What the database has to tidy up is done between pairs, not in somebody's turn.
+        Each kind has a world of its own on one Kafka and one PostgreSQL. A pair is two short turns, one of
+        each, so that both have the same minute of a machine that is shared; rounds of many turns are told.
+        What the database has to tidy up is done between rounds, not in somebody's turn.
         """
         plan, dice = self._plan, random.Random(self._seed)
         drains = {
@@ -142,26 +143,24 @@ class Bench:
             )
             for name, module in (("watchable", PRODUCT), ("unwatched", UNWATCHED))
         }
-        runs: dict[str, list[Drained]] = {name: [] for name in drains}
+        turns: dict[str, list[Drained]] = {name: [] for name in drains}
         await _execute(place, "alter system set autovacuum = off", "select pg_reload_conf()")
         try:
             for drain in drains.values():
                 _say("warming up")
                 await drain.start()
                 await drain.run()
-            for pair in range(plan.pairs):
+            for number in range(plan.rounds):
                 await _execute(place, "vacuum analyze", "checkpoint")
-                turns: dict[str, list[Drained]] = {name: [] for name in drains}
                 for _ in range(plan.turns):
                     for name in dice.sample(list(drains), len(drains)):
                         turns[name].append(await drains[name].run())
                 for name, done in turns.items():
-                    runs[name].append(together(done))
-                    _tell(f"pair {pair + 1} of {plan.pairs}, {name}", runs[name][-1])
+                    _tell(f"round {number + 1} of {plan.rounds}, {name}", together(done[-plan.turns :]))
         finally:
             for name in drains:
                 World(self._world.folder / name).stop_stages()
-        return self._compared(runs)
+        return self._compared(turns)
 
     async def _beside(self, place: Place, meter: Meter) -> dict[str, Any]:
         """The same stages with the observer on their cores, against themselves alone."""
