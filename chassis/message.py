@@ -13,13 +13,11 @@ from pydantic import ValidationError
 from chassis.ids import foreign_id
 from chassis.step import Event
 from chassis.transport import Outgoing, Record, Refetched
-from schemas.envelope import BY_BODY, Body, MessageType
+from schemas.envelope import BY_BODY, ID_LENGTH, Body, MessageType
 from schemas.topics import WIRES
 
 MAX_HEADERS = 32
 MAX_VALUE = 256 * 1024
-MAX_ID_LENGTH = 200
-"""Receipts and verdicts name an event by its id: no longer than `Identifier` allows."""
 _TYPE_SHAPE = re.compile(r"[a-z][a-z-]{0,40}(\.[a-z][a-z-]{0,40}){1,5}(\.v\d{1,3})?")
 _JSON = ("content-type", b"application/json")
 _SPEC = ("ce_specversion", b"1.0")
@@ -90,8 +88,9 @@ def _read(record: Record, handled: dict[str, MessageType]) -> Event[Any] | Poiso
     if len(value) > MAX_VALUE:
         raise _Unreadable("too_large", f"{len(value)} bytes, at most {MAX_VALUE}")
     name, at = _text(headers, "ce_id"), _time(headers)
-    if len(name) > MAX_ID_LENGTH:
-        raise _Unreadable("headers", f"header ce_id is longer than {MAX_ID_LENGTH} characters")
+    if len(name) > ID_LENGTH:
+        # Receipts and verdicts name the event by it, as an `Identifier`.
+        raise _Unreadable("headers", f"header ce_id is longer than {ID_LENGTH} characters")
     body = kind.body.parse(value)
     key = str(getattr(body, kind.key))
     return Event(

@@ -28,6 +28,7 @@ _DEPARTMENT_OF = {f"departments.{code}": code for code in DEPARTMENTS}
 _ASSIGNED = BY_BODY[CaseAssigned].wire.encode()
 REMEMBERED = 200_000
 _MANY_OVER = 10_000
+"""Fewer that are over are not worth a look through the queues."""
 RECENT_MS = 24 * 60 * 60 * 1000
 """So long after an obligation its copies are known as such by a restarted observer too; later ones show
 as open until their deadline, and are looked up in the store before anything is said of them."""
@@ -100,7 +101,7 @@ class Deferred:
         # Where only so many are remembered: a dict would look for its first among all that have left.
         self._early: OrderedDict[tuple[str, bytes, bool], tuple[int, int]] = OrderedDict()
         self._met: OrderedDict[bytes, None] = OrderedDict()
-        self._over = 0
+        self._over = 0  # met since the queues were last looked through
         self._acts = Acts()
         self._suspects: list[Barrier] = []
         self._department: OrderedDict[bytes, str] = OrderedDict()

@@ -7,12 +7,11 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from chassis.transport import Record
+from schemas.envelope import ID_LENGTH
 
 NOTHING = b""
 MOST_PARTS = 62
 """Parts are bits of a number that the store keeps in 64."""
-MOST_SHOWN = 200
-"""So many characters has the contract's `Identifier`."""
 
 
 class Said(NamedTuple):
@@ -96,4 +95,4 @@ def time_ms(text: bytes) -> int:
 
 def shown(name: bytes) -> str:
     """Write a header's bytes for people and tables: no NUL, bounded."""
-    return name.decode(errors="replace").replace("\x00", "?")[:MOST_SHOWN]
+    return name.decode(errors="replace").replace("\x00", "?")[:ID_LENGTH]

@@ -48,15 +48,19 @@ class Durations(Collector):
     _BOUNDS_MS = tuple(bound * 1000 for bound in _DURATIONS)
     _BOUNDS = (*(str(float(bound)) for bound in _DURATIONS), "+Inf")
 
-    def __init__(self, edges: Iterable[str]) -> None:
-        self._counts = {edge: [0] * len(self._BOUNDS) for edge in edges}
-        self._sums_ms = dict.fromkeys(self._counts, 0)
+    def __init__(self) -> None:
+        self._counts: dict[str, list[int]] = {}
+        self._sums_ms: dict[str, int] = {}
+
+    def start(self, edge: str) -> list[int]:
+        """Have an edge stand at 0."""
+        self._sums_ms[edge] = 0
+        counts = self._counts[edge] = [0] * len(self._BOUNDS)
+        return counts
 
     def observe(self, edge: str, ms: int) -> None:
         """Add one duration in milliseconds."""
-        counts = self._counts.get(edge)
-        if counts is None:
-            counts, self._sums_ms[edge] = self._counts.setdefault(edge, [0] * len(self._BOUNDS)), 0
+        counts = self._counts.get(edge) or self.start(edge)
         counts[bisect_left(self._BOUNDS_MS, ms)] += 1
         self._sums_ms[edge] += ms
 
@@ -149,6 +153,8 @@ class ObserverMetrics:
         self.sequence_gaps = counter(
             "handoff_sequence_gaps", "Numbers that a service gave and nobody read", ["service"]
         )
+        self.durations = Durations()
+        self.registry.register(self.durations)
 
     def _watch_the_watcher(self) -> None:
         gauge = partial(Gauge, registry=self.registry)
@@ -176,8 +182,6 @@ class ObserverMetrics:
         )
 
     def _start_edges(self, edges: tuple[str, ...]) -> None:
-        self.durations = Durations(edges)
-        self.registry.register(self.durations)
         for edge in edges:
             for outcome in OUTCOMES:
                 self.settled.labels(edge, outcome)
@@ -186,6 +190,7 @@ class ObserverMetrics:
             for gauge in (self.open, self.dropped_open, self.dead_lettered_open, self.timer_lost_open):
                 gauge.labels(edge)
             self.oldest_open.labels(edge)
+            self.durations.start(edge)
             self.overdue(edge, {NO_DEPARTMENT: 0})
 
     # ------------------------------------------------------------ what takes more than one label set

@@ -14,8 +14,9 @@ from uuid import UUID
 from chassis.transport import Place
 from observer.barrier import Barrier
 from observer.contract import Contract, Owed
-from observer.headers import MOST_SHOWN, Said, key_of, shown
+from observer.headers import Said, key_of, shown
 from observer.ledger import UPSTREAM, Handoff, Ledger, State, Verdict
+from schemas.envelope import ID_LENGTH
 
 UNPROVED_WAIT_MS = 30_000
 """Telephony commits nothing that proves a gap: without a manifest a number is given so long to come."""
@@ -284,5 +285,5 @@ def _verdict(gap: Gap, barrier: Barrier) -> Verdict:
     said = gap.said_by or f"it said a later number (up to {count.following - 1})"
     note = f"{count.writer} never said number {gap.number} of {shown(count.subject)}; {said}"
     subject, number = shown(count.subject), f"#{gap.number}"
-    name = subject[: MOST_SHOWN - len(number)] + number
+    name = subject[: ID_LENGTH - len(number)] + number
     return Verdict(handoff, State.SEQUENCE_GAP, -1, barrier, note, name, subject)

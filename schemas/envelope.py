@@ -27,7 +27,10 @@ Line = Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)]
 Paragraph = Annotated[str, StringConstraints(max_length=8000, pattern=NO_NUL)]
 """Free text that names no person."""
 
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=NO_NUL)]
+ID_LENGTH = 200
+"""Characters that an id given by somebody else may have."""
+
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=ID_LENGTH, pattern=NO_NUL)]
 """An opaque id given by somebody else."""
 
 Cipher = Annotated[str, StringConstraints(min_length=1, max_length=65536, pattern=r"^[\w=-]+$")]

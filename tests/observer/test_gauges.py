@@ -59,7 +59,8 @@ def test_a_limit_by_size_is_shown_as_long_as_there_is_one(metrics):
 
 def test_durations_fall_into_the_bucket_whose_bound_they_do_not_exceed():
     edge, registry = "intake.case-recorded→router", CollectorRegistry()
-    durations = Durations([edge, "never"])
+    durations = Durations()
+    durations.start("never")
     registry.register(durations)
     for ms in (0, 50, 51, 2_500, 86_400_001):
         durations.observe(edge, ms)

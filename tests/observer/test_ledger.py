@@ -15,8 +15,6 @@ from bench.ledger import opened
 from chassis.kafka import Connection, Offsets
 from chassis.message import Writer, time_header
 from chassis.transport import Place
-from observer import deferred as deferred_module
-from observer import ledger as module
 from observer.barrier import Barrier, Barriers
 from observer.contract import CLOCKS_APART_MS, contract_of
 from observer.deferred import Deferred
@@ -351,7 +349,7 @@ def test_what_is_closed_and_comes_to_something_later_is_looked_up_nowhere(bench,
 
 
 def test_what_ended_long_ago_is_forgotten_in_its_turn(bench, monkeypatch):
-    monkeypatch.setattr(module, "_ENDED_KEPT", 2)
+    monkeypatch.setattr("observer.ledger._ENDED_KEPT", 2)
     events = [bench.says("intake.cases", RECORDED) for _ in range(3)]
     for event in events:
         bench.says("router.cases", ROUTED, by="router", cause=event)
@@ -909,7 +907,7 @@ def test_who_is_late_is_overdue_and_may_still_act(bench):
 
 
 def test_what_is_met_is_not_kept_until_its_time(bench, monkeypatch):
-    monkeypatch.setattr(deferred_module, "_MANY_OVER", 10)
+    monkeypatch.setattr("observer.deferred._MANY_OVER", 10)
     for number in range(100):
         subject = f"call-{number}"
         ended(bench, subject=subject)

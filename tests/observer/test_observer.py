@@ -823,8 +823,7 @@ async def test_a_pass_that_settles_thousands_looks_them_up_by_their_keys(bench):
     ]
 
     async def stores(tx):
-        nothing = store.Writing(room.drain(), [], Acts(), {}, {}, [], 1)
-        await store.write(tx, nothing)
+        await store.write(tx, store.Writing(room.drain(), [], Acts(), {}, {}, [], 1))
 
     async with bench.observer() as observer:
         for cause in causes:

@@ -9,7 +9,7 @@ The feed has no numbers and no replay: what happens while nobody listens is lost
 reader must say `reconnected` at each login and hand over the answer to `QueueStatus` with `resync`.
 """
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -112,8 +112,9 @@ class Switch:
         self.unused: Counter[str] = Counter()
         self.forgotten = 0
         self._prefix = f"{system}-" if system else ""
-        self._calls: dict[str, _Call] = {}
-        self._over: dict[str, None] = {}
+        # Ordered: their oldest are asked for, and a dict looks for its first among all that have left.
+        self._calls: OrderedDict[str, _Call] = OrderedDict()
+        self._over: OrderedDict[str, None] = OrderedDict()
         self._legs: dict[str, str] = {}
         self._waiting: dict[str, list[tuple[str, _Visit]]] = {}
         self._ending: dict[str, tuple[datetime, Block]] = {}
@@ -381,7 +382,7 @@ class Switch:
                 self._step_out(visit)
         self._over[linked] = None
         if len(self._over) > MAX_CALLS:
-            del self._over[next(iter(self._over))]
+            self._over.popitem(last=False)
 
     def _offered(self, block: Block) -> Iterator[Mapped]:
         """The caller is known to the dialplan; a call that skips it is offered with its first queue."""
