@@ -11,6 +11,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from chassis.clock import epoch_ms, utc_now
+from chassis.following import Follower
 from chassis.kafka import Offsets, check_topics, whole
 from chassis.message import Writer, time_header
 from chassis.postgres import migrate
@@ -813,6 +814,22 @@ async def test_a_letter_that_can_be_read_now_goes_on_as_its_event_and_ends(bench
         assert (await ledger.overview(tx)).dead == 0
     assert (sent.verb, ended.verb) == ("redrive", "discard")
     assert f'"goes_on_as": "{name}"' in ended.target
+
+
+async def test_who_follows_knows_how_many_records_still_wait(bench):
+    await bench.publisher.publish([Outgoing("intake.cases", b"case-1", b"{}", []) for _ in range(300)])
+    follower, taken = Follower(bench.kafka), []
+    await follower.start()
+    try:
+        follower.follow({Place("intake.cases", _partition()): 0})
+        while not taken:
+            taken += await follower.poll(1.0, 100)
+        assert (len(taken), follower.waiting()) == (100, 200)
+        while len(taken) < 300:
+            taken += await follower.poll(1.0, 1_000)
+        assert follower.waiting() == 0
+    finally:
+        await follower.stop()
 
 
 async def test_a_pass_that_settles_thousands_looks_them_up_by_their_keys(bench):
